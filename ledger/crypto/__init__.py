@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Composed cryptographic primitives; imports nothing else of ours."""

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The verifying key of development networks. Whoever reads scripts/ceremony.py can forge proofs for it: its only secret stands there.
+
+A genesis with rules of a longer breath than devnet's is refused with it (`ledger/genesis.py`). `scripts/ceremony development` makes it
+and the proving key beside it, always the same.
+"""
+
+DEVELOPMENT_VERIFYING_KEY = bytes.fromhex(
+    "2ef94692544cf57becb1712e2efade56f520ae8dfae7d76929a5bf2a49e60f291db23d57770dda2f8316d4a1ca7e2e69d686"
+    "3ebe24b6bf28c1012ffa009accec05798cb5cf8c0dc75239768d267ec97b0eec71630db1ac07def8a4b40863d5cb12c7c97b"
+    "96c29abd0b81267fd76c028ffd98bb8090beb5589dea32756dd5028816b5b37cfb4ac3cb8e5ad10cd8d237cfd7eee96c20e0"
+    "e45aaa2802a8e3b58dd7084f7a3956ae1cf3239d0cf68578f80564b9f45e5a689c949db311527224f9f8198e9393920d483a"
+    "7260bfb731fb5d25f1aa493335a9e71297e485b7aef312c21800deef121f1e76426a00665e5c4479674322d4f75edadd46de"
+    "bd5cd992f6ed090689d0585ff075ec9e99ad690c3395bc4b313370b38ef355acdadcd122975b12c85ea5db8c6deb4aab7180"
+    "8dcb408fe3d1e7690c43d37b4ce6cc0166fa7daa06a879964d3e5429291df7da83d2b926279c812fbcaf3af041b3933fd6aa"
+    "374b1d83ca3625f99045cb03d8e26f797aa7f77b9ec0ae31aa3828002f99c03ddd8f14537828023504eb47f338c64c7bf285"
+    "4e503e740cd1e3c94694736f322dfe3a155be3beb2f7a3af7eaadc690f60b6015e05085dd89a1458ca3a29b09aa097620a54"
+    "55a68dc38c4518d99a7d3cbf104de9f8bbfa6e44fd55cac02fe3dfc360df03aed4292d57c866205585b00204b6fed7cc619a"
+    "20e4ac00e7e18e4a8586c3e322ad70867f763fe609e8aea3910fa472c12f8fb51eecd32de1edb143c52894a72d5804420a83"
+    "b8fa1b8104806dee8eb62c7a38ac26ccddf725f9358c89c95a81043758911bfbfb509c4f32dbe45dc56291bf665a77d3a711"
+    "371d09f992b3192803089f055c9fd1e1aeac1a08ec0f403574ffb130b3f4361dbb7ca0ad05ba8437254caec603cbf6a27823"
+    "4920f23f28bbdc3f59e8a40642315484c322896d470209601f843950386fa2cffecf13b331e6bf8499107976d0cfb99ea83f"
+    "93ca61c1"
+)
