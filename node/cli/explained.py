@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A reputation in plain words, with the numbers of Algorithm 2."""
+
+import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from node.api.reputation_models import MinerReputation
+
+UNIT = 10**9
+_SHOWN_CHUNKS = 6
+
+
+def amount(nano: int, digits: int = 6) -> str:
+    """Return a number given in 10⁻⁹."""
+    return f"{nano / UNIT:.{digits}f}"
+
+
+def signed(nano: int, digits: int = 6) -> str:
+    """Return a change given in 10⁻⁹, with its sign."""
+    return f"{nano / UNIT:+.{digits}f}".replace("-", "−")
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 term", "2 terms"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def paragraphs(found: "MinerReputation") -> dict[str, str]:
+    """Return why a miner's reputation is what it is: titles and sentences."""
+    result = (
+        f"R = min(1, H · (Ext + f(x))) = min(1, {int(found.is_honest)} · ({amount(found.external_nano)} + "
+        f"{amount(found.earned_nano)})) = {amount(found.reputation_nano)}."
+    )
+    return {
+        "keyblocks": _mining(found),
+        "terms": _leading(found),
+        "earned": _earned(found),
+        "external": f"Ext = {amount(found.external_nano)}, "
+        + ("given by the genesis." if found.external_nano else "for the genesis does not name this miner."),
+        "honesty": _honesty(found),
+        "together": result,
+    }
+
+
+def causes(found: "MinerReputation") -> list[tuple[str, str, str]]:
+    """Return what changed the reputation since the epoch before: cause, part of the change, words."""
+    change = found.change
+    if change is None:
+        return []
+    rows = []
+    if change.chain_nano:
+        words = f"regularity is judged over {counted(found.mining.chain_keyblocks, 'keyblock')} now, one more"
+        rows.append(("longer chain", change.chain_nano, words))
+    if change.keyblocks:
+        rows.append(("keyblock", change.keyblocks_nano, "it mined the keyblock that began this epoch"))
+    if change.terms:
+        words = f"{counted(change.terms, 'term')} over, with {counted(change.microblocks, 'microblock')} in all"
+        rows.append(("terms", change.terms_nano, words))
+    if change.is_punished:
+        rows.append(("offence", change.punishment_nano, "proof of misbehaviour took everything, for good"))
+    return [(name, signed(nano, 9), words) for name, nano, words in rows]
+
+
+def wrapped(title: str, text: str, width: int, margin: int) -> str:
+    """Return a paragraph beside its title."""
+    # Formulas are not torn apart: their parts are joined by spaces that do not break.
+    lines = textwrap.wrap(text, max(40, width - margin), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"{title if not index else '':<{margin}}{line}" for index, line in enumerate(lines))
+
+
+def _mining(found: "MinerReputation") -> str:
+    part = found.mining
+    if not part.chain_keyblocks:
+        return "No keyblock is pinned yet: y1 = 0."
+    mined = f"Mined {part.keyblocks} of the chain's {counted(part.chain_keyblocks, 'keyblock')}"
+    if not part.keyblocks:
+        return f"{mined}: y1 = 0."
+    newest = part.newest_chunks[-_SHOWN_CHUNKS:]
+    shares = ", ".join(f"{chunk.keyblocks} of {chunk.chain_keyblocks}" for chunk in newest)
+    if part.chunks == 1:
+        spread = f"The first chunk of {part.chunk_keyblocks} is not over" if _fills(found) else "There is one chunk"
+    elif part.chunks > len(newest):
+        spread = f"Chunks of {part.chunk_keyblocks}, {part.chunks} so far, the newest with {shares}"
+    else:
+        spread = f"In {part.chunks} chunks of {part.chunk_keyblocks}: {shares}"
+    return (
+        f"{mined}: mean_k = {part.keyblocks} / {part.chain_keyblocks} = {amount(part.mean_nano)}. {spread}. It mined steadily to "
+        f"s_k = {amount(part.deviation_nano)} (0 is perfectly), so y1 = mean_k / (1 + s_k) = {amount(part.y1_nano)}."
+    )
+
+
+def _fills(found: "MinerReputation") -> bool:
+    return found.mining.chain_keyblocks % found.mining.chunk_keyblocks != 0
+
+
+def _leading(found: "MinerReputation") -> str:
+    part = found.leading
+    if not part.terms:
+        return "Led no whole term yet: y2 = 1."
+    room = part.terms * part.term_microblocks
+    return (
+        f"Led {counted(part.terms, 'term')}, {part.mean_nano / UNIT:.1%} full: {part.microblocks} of {room} microblocks, "
+        f"mean_m = {amount(part.mean_nano)}. Steady to s_m = {amount(part.deviation_nano)}, so "
+        f"y2 = mean_m / (1 + s_m) = {amount(part.y2_nano)}."
+    ).replace("%", " %")
+
+
+def _earned(found: "MinerReputation") -> str:
+    mining, leading = found.mining, found.leading
+    return (
+        f"x = y1 · y2 · L = {amount(mining.y1_nano)} · {amount(leading.y2_nano)} · {mining.chain_keyblocks} = "
+        f"{amount(found.x_nano, 3)} keyblocks that count. f(x) = ½ (1 + (x − a) / (λ + |x − a|)), with "
+        f"a = {found.midpoint_keyblocks} and λ = {found.flatness_keyblocks}, is {amount(found.earned_nano)}."
+    )
+
+
+def _honesty(found: "MinerReputation") -> str:
+    offence = found.offence
+    if offence is None:
+        return "H = 1: no proof of misbehaviour is on the chain."
+    proof = (
+        f"it signed what contradicts itself in epoch {offence.epoch}, round {offence.round}; microblock {offence.height} "
+        f"holds the proof, first reported by {offence.reporter.hex()}"
+    )
+    if not found.is_honest:
+        return f"H = 0, for good: {proof}."
+    since = "since a later keyblock" if offence.is_punished else "from the next keyblock on"
+    return f"H = 1 in this epoch, but 0 {since}, for good: {proof}."

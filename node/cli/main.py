@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The entry point `spchain`."""
+
+import typer
+
+from node.cli import (
+    chain,
+    delegates,
+    devnet,
+    emergencies,
+    epochs,
+    grants,
+    guardians,
+    institutions,
+    keys,
+    labels,
+    miner,
+    network,
+    patients,
+    proofs,
+    records,
+    reputation,
+    run,
+    sharing,
+)
+from node.cli.shell import EPILOG, Group
+
+app = typer.Typer(
+    name="spchain",
+    help="A ledger on which hospitals keep patients' encrypted medical records together.\n\n"
+    "Try it: spchain devnet up, then spchain status.",
+    epilog=EPILOG,
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+network.add_to(app)
+chain.add_to(app)
+reputation.add_to(app)
+proofs.add_to(app)
+grants.add_to(app)
+sharing.add_to(app)
+app.add_typer(run.app, name="node")
+app.add_typer(network.app, name="genesis")
+app.add_typer(keys.app, name="key")
+app.add_typer(devnet.app, name="devnet")
+app.add_typer(miner.app, name="miner")
+app.add_typer(epochs.app, name="epoch")
+app.add_typer(institutions.app, name="institution")
+app.add_typer(patients.app, name="patient")
+app.add_typer(records.app, name="record")
+app.add_typer(grants.app, name="grant")
+app.add_typer(labels.app, name="label")
+app.add_typer(guardians.app, name="guardian")
+app.add_typer(delegates.app, name="delegate")
+app.add_typer(emergencies.app, name="emergency")
+app.add_typer(proofs.app, name="proof")
+app.add_typer(chain.block_app, name="block")
+app.add_typer(chain.tx_app, name="tx")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a node is, as the API and the command line show it."""
+
+import msgspec
+
+
+class PeerStatus(msgspec.Struct, frozen=True):
+    """A connected peer."""
+
+    peer_id: str
+    """Its network identity."""
+    name: str
+    """The name it claims."""
+    addresses: tuple[str, ...]
+    """Where it can be dialled."""
+    score: int
+    """Penalty points; 0 is spotless."""
+    latency_ms: float | None
+    """Smoothed round trip in milliseconds, or None before the first measurement."""
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """A node at one moment."""
+
+    node: str
+    """The node's name."""
+    network: str
+    """The network's name."""
+    chain_id: bytes
+    """Identifier of the chain."""
+    version: str
+    """Version of the program."""
+    address: bytes
+    """The node's account."""
+    peer_id: str
+    """The node's network identity."""
+    p2p_addresses: tuple[str, ...]
+    """Where other nodes can dial it."""
+    height: int
+    """Newest committed microblock."""
+    round: int
+    """Consensus round that the node is in."""
+    term: int
+    """Leader's term that the round belongs to."""
+    epoch: int
+    """Running epoch: number of keyblocks pinned so far."""
+    keyblock: bytes
+    """Hash of the newest pinned keyblock; the chain's identifier before the first one."""
+    leader: bytes
+    """Address of the leader; empty while nobody here can know it."""
+    block_hash: bytes
+    """Hash of the newest committed microblock."""
+    state_digest: bytes
+    """Running digest of all state changes up to it."""
+    committee_size: int
+    """Number of committee members."""
+    is_member: bool
+    """Whether this node votes."""
+    mempool_transactions: int
+    """Transactions under way."""
+    pending_batches: int
+    """Batches that wait to be ordered."""
+    transactions: int
+    """Transactions that took effect so far."""
+    records: int
+    """Records committed so far."""
+    synchronising: bool
+    """Whether the node is catching up."""
+    peers: tuple[PeerStatus, ...]
+    """Connected peers."""
+    started_ms: int
+    """When the node started, in milliseconds since 1970 (UTC)."""
+    agreement: str
+    """"ok", or what of the network's order does not fit this node's own state: the operator must look."""
+    storage: str
+    """"ok", or why writes fail."""
+    joining: str = ""
+    """What a node without a chain does to find the right one; empty once it follows one."""

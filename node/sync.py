@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fetching what is missing: certified microblocks when others are ahead, batches that gossip did not bring. And answering who asks.
+
+What a peer answers is trusted in nothing: microblocks go to the core, which checks their certificates; a batch is taken only
+when it was asked for; and its signatures count as checked only when a certificate that the core has checked covers it.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import groupby, pairwise
+from typing import Protocol
+
+import structlog
+import trio
+
+from consensus.block_tree import MAX_UNCOMMITTED, CertifiedMicroblock
+from consensus.restart import decode_certificate, decode_closing, decode_signed, epoch_record
+from ledger.blocks import Keyblock
+from ledger.codec import encode
+from ledger.errors import InvalidInput
+from ledger.state import State
+from ledger.store import Store
+from node.batches import BatchPool
+from node.wire import (
+    MAX_ANSWER_BYTES,
+    MAX_CHAIN_BLOCKS,
+    MAX_DIGESTS,
+    MAX_KEYBLOCKS,
+    REQUEST_BATCHES,
+    REQUEST_CHAIN,
+    REQUEST_HASHES,
+    REQUEST_KEYBLOCKS,
+    REQUEST_SUMMARY,
+    WEIGHT_BYTES,
+    BatchesAnswer,
+    ChainAnswer,
+    ChainRequest,
+    ChainSummary,
+    Digests,
+    HashesAnswer,
+    KeyblocksAnswer,
+    decode_batches_answer,
+    decode_chain_answer,
+    decode_chain_request,
+    decode_digests,
+    decode_hashes_request,
+    decode_keyblocks_request,
+)
+from p2p.errors import RequestFailed
+
+log = structlog.get_logger()
+
+REQUEST_TIMEOUT_S = 10.0
+"""A peer that takes longer for 4 MiB is too slow to catch up from."""
+MAX_WANTED = 4096
+"""Batches being fetched at once for the core; more are asked for again when the core asks again."""
+MAX_ANNOUNCED = MAX_DIGESTS
+"""Announced batches waiting to be fetched from one peer: one message of it. It announces again what is still missing."""
+MAX_ANNOUNCERS = 64
+"""Peers whose announcements wait."""
+_ROUNDS = 3
+"""How often all peers are asked for a batch before waiting for the core to ask again."""
+_MAX_PAGES = MAX_UNCOMMITTED // MAX_CHAIN_BLOCKS + 1
+"""Answers in a row that may bring nothing new while an epoch is being closed: as many as what closes it can take."""
+
+
+class Asker(Protocol):
+    """The part of the network that is needed here."""
+
+    async def request(self, peer_id: str, method: str, payload: bytes, *, timeout_s: float) -> bytes:
+        """Ask a peer; raises `RequestFailed`."""
+        ...
+
+    def penalise(self, peer_id: str, points: int, reason: str) -> None:
+        """Note a peer's fault."""
+        ...
+
+
+class Take(Protocol):
+    """How fetched batches are taken; returns why one was refused, or an empty text."""
+
+    async def __call__(
+        self, raws: Sequence[bytes], *, asked: frozenset[bytes], certified: frozenset[bytes], source: str | None
+    ) -> str:
+        """Take encodings from those `asked` for; a quorum has checked the `certified`; `source` announced them unasked."""
+        ...
+
+
+class Sync:
+    """Catches up with the network; at most one chain fetch, one batch fetch and one announced fetch run at a time."""
+
+    def __init__(
+        self,
+        *,
+        network: Asker,
+        peers: Callable[[], Sequence[str]],
+        prefers: Callable[[str], bool],
+        pool: BatchPool,
+        store: Store,
+        take_chain: Callable[[tuple[CertifiedMicroblock, ...]], Awaitable[str]],
+        certified_tail: Callable[[], Sequence[CertifiedMicroblock]],
+        epoch: Callable[[], int],
+        take_batches: Take,
+        rng: random.Random,
+    ) -> None:
+        """`take_chain` gives microblocks of one epoch to the core and returns why it refuses, or "".
+
+        Peers that `prefers` likes are asked first. `certified_tail` gives the uncommitted microblocks whose certificates the
+        core has checked, `epoch` the epoch that the core is in.
+        """
+        self._network = network
+        self._peers = peers
+        self._prefers = prefers
+        self._pool = pool
+        self._store = store
+        self._take_chain = take_chain
+        self._certified_tail = certified_tail
+        self._epoch = epoch
+        self._take_batches = take_batches
+        self._rng = rng
+        self._chain_wanted = trio.Event()
+        self._batches_wanted = trio.Event()
+        self._announced_some = trio.Event()
+        self._wanted: dict[bytes, None] = {}
+        self._announced: dict[str, dict[bytes, None]] = {}
+        # Peers that were of no use lately; they are asked last. Bounded: only connected peers are kept.
+        self._useless: Counter[str] = Counter()
+        self._under_way: frozenset[bytes] = frozenset()
+        self._after_height: int | None = None
+        self.catching_up = False
+        """Whether microblocks are being fetched."""
+
+    def want_chain(self, after_height: int | None = None) -> None:
+        """Others are ahead; ask after a height, by default after the newest microblock here."""
+        self._after_height = after_height
+        self._chain_wanted.set()
+
+    def want_batches(self, digests: Sequence[bytes]) -> None:
+        """A microblock names batches that are not here."""
+        for digest in self._pool.missing(digests):
+            if len(self._wanted) < MAX_WANTED and digest not in self._under_way:
+                self._wanted.setdefault(digest)
+        if self._wanted:
+            self._batches_wanted.set()
+
+    def announced(self, source: str, digests: Sequence[bytes]) -> None:
+        """A peer says that it has batches. They wait apart from those that the core needs: anyone can announce anything."""
+        waiting = self._announced.get(source, {})
+        for digest in self._pool.missing(digests):
+            if len(waiting) < MAX_ANNOUNCED:
+                waiting.setdefault(digest)
+        if waiting and (source in self._announced or len(self._announced) < MAX_ANNOUNCERS):
+            self._announced[source] = waiting
+            self._announced_some.set()
+
+    async def run_chain(self) -> None:
+        """Fetch microblocks whenever they are wanted."""
+        while True:
+            await self._chain_wanted.wait()
+            self._chain_wanted = trio.Event()
+            await self.catch_up()
+
+    async def run_batches(self) -> None:
+        """Fetch batches whenever they are wanted."""
+        while True:
+            await self._batches_wanted.wait()
+            self._batches_wanted = trio.Event()
+            for _ in range(_ROUNDS):
+                await self._fetch_wanted()
+                if not self._wanted:
+                    break
+            self._wanted.clear()
+
+    async def run_announced(self) -> None:
+        """Fetch what peers announce, from each what it announced."""
+        while True:
+            await self._announced_some.wait()
+            self._announced_some = trio.Event()
+            while self._announced:
+                source = next(iter(self._announced))
+                missing = self._pool.missing(tuple(self._announced.pop(source)))
+                if missing and source in self._peers():
+                    await self._ask_batches(source, missing, source=source)
+
+    async def catch_up(self) -> None:
+        """Ask peers, the useful ones first, until none has more."""
+        peers = self._ordered_peers()
+        after_height, self._after_height = self._after_height, None
+        pages = 0
+        while peers:
+            before = self._reached()
+            asked = self._newest() if after_height is None else after_height
+            newest = await self._bring(peers[0], asked)
+            is_of_use = self._reached() != before
+            pages = 0 if is_of_use else pages + 1
+            # What closes an epoch may take several answers, and lie beside the newest microblock here: page by page.
+            after_height = newest if newest > asked and self._is_closing() else None
+            if not is_of_use and (after_height is None or pages >= _MAX_PAGES):
+                peers.pop(0)
+                after_height, pages = None, 0
+        self.catching_up = False
+
+    async def _bring(self, peer: str, after_height: int) -> int:
+        """Ask a peer once for what follows a height; returns how far its answer goes, -1 when it is of no use."""
+        newest = -1
+        blocks = await self._ask_chain(peer, after_height)
+        if blocks:
+            self.catching_up = True
+            # First the certificates, then the batches: only what a quorum has checked is taken unchecked.
+            refused = await self._take(blocks)
+            if refused:
+                self._blame(peer, f"chain: {refused}")
+            else:
+                newest = blocks[-1].signed.microblock.header.height
+        await self._fetch_certified(peer)
+        return newest
+
+    def _is_closing(self) -> bool:
+        """Tell whether the certified microblocks here end the epoch, which is not final yet."""
+        return any(block.signed.microblock.keyblock is not None for block in self._certified_tail())
+
+    def _newest(self) -> int:
+        """Return the height to ask after: of the newest microblock that others must have, too, if they are ahead."""
+        return self._reached()[0] if self._is_closing() else max(self._reached())
+
+    async def _take(self, blocks: tuple[CertifiedMicroblock, ...]) -> str:
+        """Give microblocks to the core epoch by epoch: who certifies the next one is known when the one before is executed."""
+        for _, same_epoch in groupby(blocks, key=_epoch_of):
+            refused = await self._take_chain(tuple(same_epoch))
+            if refused:
+                return refused
+        return ""
+
+    def _reached(self) -> tuple[int, int]:
+        """Return the heights of the newest committed and of the newest certified microblock here."""
+        tail = self._certified_tail()
+        committed = self._store.head().height
+        return committed, tail[-1].signed.microblock.header.height if tail else committed
+
+    async def _ask_chain(self, peer: str, after_height: int) -> tuple[CertifiedMicroblock, ...]:
+        request = encode(ChainRequest(self._epoch(), after_height, MAX_CHAIN_BLOCKS))
+        try:
+            raw = await self._network.request(peer, REQUEST_CHAIN, request, timeout_s=REQUEST_TIMEOUT_S)
+            return decode_chain_answer(raw).blocks
+        except RequestFailed as error:
+            self._useless[peer] += 1
+            log.debug("chain request failed", peer=peer, error=str(error))
+        except InvalidInput as error:
+            self._blame(peer, f"chain answer: {error}")
+        return ()
+
+    async def _fetch_certified(self, peer: str) -> None:
+        """Bring the batches of the microblocks whose certificates the core has checked, whoever sent them."""
+        while missing := self._pool.missing(_batches_of(self._certified_tail())):
+            # The core asks for the same ones meanwhile.
+            self._under_way = frozenset(missing[:MAX_DIGESTS])
+            got = await self._ask_batches(peer, missing[:MAX_DIGESTS])
+            self._under_way = frozenset()
+            if not got:
+                return
+
+    async def _fetch_wanted(self) -> None:
+        for peer in self._ordered_peers():
+            missing = self._pool.missing(tuple(self._wanted))
+            self._wanted = dict.fromkeys(missing)
+            if not missing:
+                return
+            await self._ask_batches(peer, missing[:MAX_DIGESTS])
+        self._wanted = dict.fromkeys(self._pool.missing(tuple(self._wanted)))
+
+    async def _ask_batches(self, peer: str, digests: Sequence[bytes], *, source: str | None = None) -> int:
+        """Ask one peer; returns how many of the digests have arrived."""
+        request = encode(Digests(tuple(digests)))
+        try:
+            raw = await self._network.request(peer, REQUEST_BATCHES, request, timeout_s=REQUEST_TIMEOUT_S)
+            batches = decode_batches_answer(raw).batches
+        except RequestFailed as error:
+            self._useless[peer] += 1
+            log.debug("batch request failed", peer=peer, error=str(error))
+            return 0
+        except InvalidInput as error:
+            self._blame(peer, f"batches answer: {error}")
+            return 0
+        certified = frozenset(_batches_of(self._certified_tail()))
+        refused = await self._take_batches(batches, asked=frozenset(digests), certified=certified, source=source)
+        if refused:
+            self._blame(peer, f"batches: {refused}")
+        arrived = len(digests) - len(self._pool.missing(digests))
+        if arrived:
+            del self._useless[peer]
+        return arrived
+
+    def _blame(self, peer: str, fault: str) -> None:
+        self._useless[peer] += 1
+        self._network.penalise(peer, 20, fault)
+
+    def _ordered_peers(self) -> list[str]:
+        """Return the peers: those that were of use first, then as preferred, in random order among equals."""
+        peers = list(self._peers())
+        self._rng.shuffle(peers)
+        self._useless = Counter({peer: self._useless[peer] for peer in peers if self._useless[peer]})
+        return sorted(peers, key=lambda peer: (self._useless[peer], not self._prefers(peer)))
+
+
+def _epoch_of(block: CertifiedMicroblock) -> int:
+    return block.signed.microblock.header.epoch
+
+
+def _batches_of(blocks: Iterable[CertifiedMicroblock]) -> list[bytes]:
+    return [digest for block in blocks for digest in block.signed.microblock.batches]
+
+
+def answer(
+    method: str, payload: bytes, *, store: Store, tail: Callable[[], Sequence[CertifiedMicroblock]], weight: int
+) -> bytes | None:
+    """Answer a request about the chain here, of the weight given; None for other methods. Raises `InvalidInput`."""
+    if method == REQUEST_CHAIN:
+        return answer_chain(store, tail, payload)
+    if method == REQUEST_BATCHES:
+        return answer_batches(store, payload)
+    if method == REQUEST_SUMMARY:
+        return answer_summary(store, weight, payload)
+    if method == REQUEST_HASHES:
+        return answer_hashes(store, payload)
+    return answer_keyblocks(store, payload) if method == REQUEST_KEYBLOCKS else None
+
+
+def answer_chain(store: Store, tail: Callable[[], Sequence[CertifiedMicroblock]], payload: bytes) -> bytes:
+    """Answer a `ChainRequest` from the store and the core's certified tail behind it; raises `InvalidInput`."""
+    request = decode_chain_request(payload)
+    blocks: list[CertifiedMicroblock] = []
+    size = 0
+    for block in _following(store, tail, request.epoch, request.after_height):
+        size += len(encode(block))
+        if size > MAX_ANSWER_BYTES or len(blocks) == request.limit:
+            break
+        blocks.append(block)
+    return encode(ChainAnswer(tuple(blocks)))
+
+
+def _following(
+    store: Store, tail: Callable[[], Sequence[CertifiedMicroblock]], epoch: int, after_height: int
+) -> Iterator[CertifiedMicroblock]:
+    """Yield what somebody lacks who is in an epoch and has the microblocks up to a height."""
+    start, record = after_height, epoch_record(store, epoch + 1)
+    if record is not None and after_height >= record.root_height:
+        # It may have the microblock that ended its epoch, and some of what made it final, but not all.
+        start = record.root_height
+        yield from _closing(store, record.root_hash, after_height)
+    for height in range(start + 1, store.head().height + 1):
+        block_hash = store.block_hash(height)
+        signed = store.microblock(block_hash) if block_hash is not None else None
+        certificate = store.certificate(block_hash) if block_hash is not None else None
+        if signed is None or certificate is None or block_hash is None:
+            return
+        block = CertifiedMicroblock(decode_signed(signed), decode_certificate(certificate))
+        yield block
+        if block.signed.microblock.keyblock is not None:
+            yield from _closing(store, block_hash, height)
+    yield from (block for block in tail() if block.signed.microblock.header.height > start)
+
+
+def _closing(store: Store, block_hash: bytes, after_height: int) -> Iterator[CertifiedMicroblock]:
+    raw = store.closing(block_hash)
+    for block in () if raw is None else decode_closing(raw):
+        if block.signed.microblock.header.height > after_height:
+            yield block
+
+
+def answer_batches(store: Store, payload: bytes) -> bytes:
+    """Answer a request for batches with as many as fit; raises `InvalidInput`."""
+    found: list[bytes] = []
+    size = 0
+    for digest in decode_digests(payload).digests:
+        raw = store.batch(digest)
+        if raw is None:
+            continue
+        size += len(raw)
+        if found and size > MAX_ANSWER_BYTES:
+            break
+        found.append(raw)
+    return encode(BatchesAnswer(tuple(found)))
+
+
+def answer_summary(store: Store, weight: int, payload: bytes) -> bytes:
+    """Say how far the chain here is; raises `InvalidInput`."""
+    if payload:
+        raise InvalidInput(f"a request for a summary is empty; this one has {len(payload)} bytes")
+    head, epoch = store.head(), State(store).progress().epoch
+    return encode(ChainSummary(head.height, head.block_hash, epoch, weight.to_bytes(WEIGHT_BYTES, "big")))
+
+
+def answer_hashes(store: Store, payload: bytes) -> bytes:
+    """Answer a `HashesRequest`; raises `InvalidInput`."""
+    heights = decode_hashes_request(payload).heights
+    if any(later <= earlier for earlier, later in pairwise(heights)):
+        raise InvalidInput(f"heights {heights[:4]}… do not rise")
+    found = (store.block_hash(height) for height in heights)
+    return encode(HashesAnswer(tuple(block_hash for block_hash in found if block_hash is not None)))
+
+
+def answer_keyblocks(store: Store, payload: bytes) -> bytes:
+    """Answer a `KeyblocksRequest`; raises `InvalidInput`."""
+    after = decode_keyblocks_request(payload).after_epoch
+    keyblocks: list[Keyblock] = []
+    for epoch in range(after + 1, after + 1 + MAX_KEYBLOCKS):
+        record = epoch_record(store, epoch)
+        raw = store.microblock(record.root_hash) if record is not None else None
+        pinned = decode_signed(raw).microblock.keyblock if raw is not None else None
+        if pinned is None:
+            break
+        keyblocks.append(pinned.keyblock)
+    return encode(KeyblocksAnswer(tuple(keyblocks)))
