@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The pool: bounded by whose batches they are, durable, and never without what a microblock names."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import pytest
+
+from ledger import testing
+from ledger.bodies import Transfer
+from ledger.errors import InvalidInput, StoreError
+from ledger.memory_store import MemoryStore
+from ledger.transactions import encode_batch
+from node import batches
+from node.batches import (
+    Batch,
+    BatchPool,
+    accredited_source,
+    check_batch,
+    member_source,
+    open_asked,
+    open_certified_batch,
+    stranger_source,
+)
+from tests.node.kit import CHAIN, batch_of, forged, memory_store, names, pay
+
+SOME = [batch_of(pay(sender, nonce)) for sender in range(4) for nonce in range(5)]
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return memory_store()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Room for two batches of a member, and as much for all strangers; returns the room of one batch."""
+    one = batches.memory_bytes(SOME[0])
+    monkeypatch.setattr(batches, "MEMBERS_BYTES", 4 * 2 * one)
+    monkeypatch.setattr(batches, "ACCREDITED_BYTES", 8 * one)
+    monkeypatch.setattr(batches, "STRANGERS_BYTES", 4 * one)
+    return one
+
+
+def test_what_is_kept_is_durable_and_selected_in_order_of_arrival(store: MemoryStore) -> None:
+    pool = BatchPool(store)
+    assert names(pool.add(SOME[:3])) == names(SOME[:3])
+    assert pool.add(SOME[:3]) == []
+    assert [digest for digest, _ in store.pending_batches()] == names(SOME[:3])
+    assert pool.select((), 2) == tuple(names(SOME[:2]))
+    assert pool.select(names(SOME[:1]), 2) == tuple(names(SOME[1:3]))
+    assert pool.missing(names(SOME[:5])) == tuple(names(SOME[3:5]))
+
+
+def test_a_microblock_is_filled_up_to_its_bound_but_never_left_empty(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = BatchPool(store)
+    pool.add(SOME[:4])
+    monkeypatch.setattr(batches, "MAX_BLOCK_TRANSACTIONS", 2)
+    assert len(pool.select((), 10)) == 2
+    monkeypatch.setattr(batches, "MAX_BLOCK_TRANSACTIONS", 0)
+    assert len(pool.select((), 10)) == 1
+
+
+def test_a_committed_batch_is_neither_missing_nor_taken_again(store: MemoryStore) -> None:
+    pool = BatchPool(store)
+    pool.add_own(SOME[0])
+    testing.commit(store, [SOME[0].transactions[0].raw])
+    pool.remove([SOME[0].digest])
+    assert pool.missing([SOME[0].digest]) == ()
+    assert pool.add([SOME[0]]) == []
+    assert not pool.add_own(SOME[0])
+    assert len(pool) == 0
+
+
+def test_a_flood_of_one_source_leaves_room_for_the_others(store: MemoryStore, small: int) -> None:
+    pool = BatchPool(store)
+    strangers = [stranger_source(f"peer {number}") for number in range(10)]
+    kept = sum(len(pool.add([batch], strangers[number % 10])) for number, batch in enumerate(SOME[:12]))
+    assert kept == 4
+    assert not any(pool.has_room(source) for source in strangers)
+    assert pool.add([SOME[12]], member_source(b"m", 4)), "members have room of their own"
+    assert pool.add([SOME[13]], accredited_source(b"a"))
+    assert pool.add_own(SOME[14])
+    assert pool.add([SOME[15]]), "what a microblock names is always taken"
+
+
+def test_a_member_cannot_take_more_than_its_share(store: MemoryStore, small: int) -> None:
+    pool = BatchPool(store)
+    share = member_source(b"m", 4)
+    kept = [batch for batch in SOME if pool.add([batch], share)]
+    assert len(kept) == share.account_bytes // small
+    assert [digest for digest, _ in store.pending_batches()] == names(kept), "nothing beyond it reaches the disk"
+    assert pool.missing(names(SOME)) == tuple(names([batch for batch in SOME if batch not in kept]))
+
+
+def test_room_comes_back_when_batches_leave(store: MemoryStore, small: int) -> None:
+    pool = BatchPool(store)
+    source = stranger_source("peer")
+    for batch in SOME:
+        assert pool.add([batch], source)
+        assert pool.add([batch], source) == []
+        pool.remove([batch.digest])
+    assert not pool._charged
+    assert not pool._sources
+
+
+def test_own_submissions_stop_where_others_would_not_take_them(store: MemoryStore, small: int) -> None:
+    pool = BatchPool(store)
+    pool.add_own(SOME[0])
+    pool.add_own(SOME[1])
+    full = pool.is_full
+    pool.remove(names(SOME[:2]))
+    assert (full, pool.is_full) == (True, False)
+    assert pool._own_bytes == 0
+
+
+class _FullStore(MemoryStore):
+    """Refuses every write of batches."""
+
+    def put_batches(self, batches: Sequence[tuple[bytes, bytes]]) -> None:
+        raise StoreError("no space left")
+
+
+def test_a_full_disk_keeps_nothing_and_charges_nobody() -> None:
+    pool = BatchPool(_FullStore(memory_store().genesis))
+    source = member_source(b"m", 4)
+    with pytest.raises(StoreError):
+        pool.add(SOME, source)
+    with pytest.raises(StoreError):
+        pool.add_own(SOME[0])
+    assert len(pool) == 0
+    assert not pool._charged
+    assert not pool.is_full
+
+
+def test_only_batches_that_nobody_can_need_are_dropped(store: MemoryStore) -> None:
+    def expiring(nonce: int, height: int) -> bytes:
+        return testing.signed(CHAIN, testing.key(0), Transfer(testing.key(1).address, 1), nonce, expiry_height=height)
+
+    gone, named, mixed = batch_of(expiring(0, 5)), batch_of(expiring(1, 5)), batch_of(expiring(2, 5), expiring(3, 6))
+    pool = BatchPool(store)
+    pool.add([gone, named], stranger_source("peer"))
+    pool.add_own(mixed)
+    assert pool.drop_expired(4, ()) == []
+    assert pool.drop_expired(5, {named.digest}) == [gone]
+    assert [digest for digest, _ in store.pending_batches()] == names([named, mixed])
+    assert pool.drop_expired(6, ()) == [named, mixed]
+    assert len(pool) == 0
+    assert not pool._charged
+    assert pool._own_bytes == 0
+
+
+def test_a_restart_finds_what_waited_within_bounds(store: MemoryStore, small: int) -> None:
+    store.put_batches([(batch.digest, batch.raw) for batch in SOME])
+    pool = BatchPool(store)
+    restored = pool.restore(CHAIN)
+    assert restored == SOME[: len(restored)]
+    assert len(restored) == 8
+    assert pool.select((), 100) == tuple(names(restored))
+
+
+def test_an_answer_is_taken_only_as_far_as_it_was_asked_for() -> None:
+    wanted, other = batch_of(pay(0, 0)), batch_of(pay(1, 0))
+    outcomes = open_asked(
+        [other.raw, wanted.raw, b"rubbish"], frozenset([wanted.digest]), frozenset(), testing.rules_of(CHAIN)
+    )
+    assert [isinstance(outcome, Batch) for outcome in outcomes] == [False, True, False]
+    assert "not asked for" in str(outcomes[0])
+
+
+def test_only_a_certificate_stands_in_for_signatures() -> None:
+    raw = encode_batch([forged(pay(0, 0))])
+    opened = open_certified_batch(raw, CHAIN)
+    asked = frozenset([opened.digest])
+    (unchecked,) = open_asked([raw], asked, asked, testing.rules_of(CHAIN))
+    assert unchecked == opened
+    (refused,) = open_asked([raw], asked, frozenset(), testing.rules_of(CHAIN))
+    assert "bad_signature" in str(refused)
+
+
+def test_rubbish_is_no_batch_whether_or_not_signatures_count() -> None:
+    good = batch_of(pay(0, 0))
+    for opens in (partial(check_batch, chain=testing.rules_of(CHAIN)), partial(open_certified_batch, chain_id=CHAIN)):
+        assert opens(good.raw) == good
+        for raw in (b"", encode_batch([]), encode_batch([b"x"])):
+            with pytest.raises(InvalidInput):
+                opens(raw)

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Catching up: a peer that answers rubbish, nothing, or a made-up chain costs time and its own score, nothing else."""
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import msgspec
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from consensus.block_tree import CertifiedMicroblock
+from consensus.messages import Certificate
+from ledger import testing
+from ledger.blocks import SignedMicroblock
+from ledger.codec import decode, encode
+from ledger.errors import InvalidInput
+from node import sync as module
+from node.batches import Batch, BatchPool, open_asked
+from node.sync import Sync, answer_batches, answer_chain
+from node.wire import (
+    MAX_CHAIN_BLOCKS,
+    MAX_DIGESTS,
+    REQUEST_BATCHES,
+    REQUEST_CHAIN,
+    BatchesAnswer,
+    ChainAnswer,
+    ChainRequest,
+    Digests,
+    decode_batches_answer,
+    decode_chain_answer,
+    decode_digests,
+)
+from tests.node.kit import CHAIN, Answer, ScriptedNetwork, batch_of, forged, memory_store, not_available, pay, until
+
+BATCHES = [batch_of(pay(0, nonce)) for nonce in range(6)]
+FORGED = BatchesAnswer((msgspec.msgpack.encode([forged(pay(1, 0))]),))
+
+
+def chain_of(*batches: Batch) -> tuple[CertifiedMicroblock, ...]:
+    """Return certified microblocks of one batch each; only the trusting core below takes their certificates."""
+    store, blocks = memory_store(), []
+    for batch in batches:
+        store.put_batches([(batch.digest, batch.raw)])
+        update = testing.next_update(store, [[batch.transactions[0].raw]])
+        store.commit(update)
+        signed = decode(SignedMicroblock, update.microblock, 2**20)
+        blocks.append(CertifiedMicroblock(signed, Certificate(0, update.head.round, update.head.block_hash, ())))
+    return tuple(blocks)
+
+
+class TrustingCore:
+    """Stands for the core: commits a microblock when its batches are here, refuses what is not on `true_chain`."""
+
+    def __init__(self, true_chain: Sequence[CertifiedMicroblock]) -> None:
+        self.store = memory_store()
+        self.pool = BatchPool(self.store)
+        self._true_chain = list(true_chain)
+        self._tail: list[CertifiedMicroblock] = []
+        self.sources: list[str | None] = []
+
+    async def take_chain(self, blocks: tuple[CertifiedMicroblock, ...]) -> str:
+        await trio.lowlevel.checkpoint()
+        for block in blocks:
+            height = block.signed.microblock.header.height
+            if height <= self.store.head().height + len(self._tail):
+                continue  # as the core does: looked at no further
+            if block not in self._true_chain:
+                return "certificate is not signed"
+            self._tail.append(block)
+        self.commit()
+        return ""
+
+    def tail(self) -> Sequence[CertifiedMicroblock]:
+        return tuple(self._tail)
+
+    async def take_batches(
+        self, raws: Sequence[bytes], *, asked: frozenset[bytes], certified: frozenset[bytes], source: str | None
+    ) -> str:
+        await trio.lowlevel.checkpoint()
+        self.sources.append(source)
+        outcomes = open_asked(raws, asked, certified, testing.rules_of(CHAIN))
+        self.pool.add([outcome for outcome in outcomes if isinstance(outcome, Batch)])
+        self.commit()
+        return next((str(outcome) for outcome in outcomes if isinstance(outcome, InvalidInput)), "")
+
+    def commit(self) -> None:
+        while self._tail:
+            (digest,) = self._tail[0].signed.microblock.batches
+            batch = self.pool.get(digest)
+            if batch is None:
+                return
+            testing.commit(self.store, [batch.transactions[0].raw])
+            self.pool.remove([digest])
+            self._tail.pop(0)
+
+
+class World:
+    """One node that catches up with scripted peers."""
+
+    def __init__(self, nursery: trio.Nursery, peers: list[str], preferred: str = "") -> None:
+        self.network, self.peers = ScriptedNetwork(), peers
+        self.core = TrustingCore(chain_of(*BATCHES))
+        self.sync = Sync(
+            network=self.network,
+            peers=lambda: self.peers,
+            prefers=lambda peer: peer == preferred,
+            pool=self.core.pool,
+            store=self.core.store,
+            take_chain=self.core.take_chain,
+            certified_tail=self.core.tail,
+            epoch=lambda: 0,
+            take_batches=self.core.take_batches,
+            rng=random.Random(7),
+        )
+        for task in (self.sync.run_chain, self.sync.run_batches, self.sync.run_announced):
+            nursery.start_soon(task)
+
+    def honest(self, peer: str, blocks_at_once: int = 2, batches_at_once: int = 2) -> None:
+        chain, known = chain_of(*BATCHES), {batch.digest: batch.raw for batch in BATCHES}
+
+        def give_chain(payload: bytes) -> bytes:
+            after = decode(ChainRequest, payload, 64).after_height
+            return encode(ChainAnswer(chain[after : after + blocks_at_once]))
+
+        def give_batches(payload: bytes) -> bytes:
+            found = [known[digest] for digest in decode_digests(payload).digests if digest in known]
+            return encode(BatchesAnswer(tuple(found[:batches_at_once])))
+
+        self.network.script(peer, REQUEST_CHAIN, give_chain)
+        self.network.script(peer, REQUEST_BATCHES, give_batches)
+
+    def says(self, peer: str, method: str, answer: Answer) -> None:
+        self.network.script(peer, method, lambda _: answer)
+
+    @property
+    def height(self) -> int:
+        return self.core.store.head().height
+
+
+@pytest.fixture
+async def nursery() -> AsyncIterator[trio.Nursery]:
+    async with trio.open_nursery() as nursery:
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_honest_peer_brings_everything_in_parts(autojump_clock: object, nursery: trio.Nursery) -> None:
+    world = World(nursery, ["good"])
+    world.honest("good", blocks_at_once=2, batches_at_once=1)
+    world.sync.want_chain()
+    await until(lambda: world.height == len(BATCHES))
+    await until(lambda: not world.sync.catching_up)
+    assert world.network.penalties == []
+
+
+USELESS: dict[str, Callable[[World, str], None]] = {
+    "silent": lambda world, peer: world.says(peer, REQUEST_CHAIN, None),
+    "refusing": lambda world, peer: world.says(peer, REQUEST_CHAIN, not_available()),
+    "empty": lambda world, peer: world.says(peer, REQUEST_CHAIN, encode(ChainAnswer(()))),
+    "garbage": lambda world, peer: world.says(peer, REQUEST_CHAIN, b"\xc1rubbish"),
+    "huge": lambda world, peer: world.says(peer, REQUEST_CHAIN, bytes(9 * 2**20)),
+    "made_up": lambda world, peer: world.says(peer, REQUEST_CHAIN, encode(ChainAnswer(chain_of(batch_of(pay(5, 0)))))),
+}
+
+
+@pytest.mark.parametrize("kind", USELESS)
+async def test_useless_peers_only_cost_time(autojump_clock: object, nursery: trio.Nursery, kind: str) -> None:
+    world = World(nursery, ["bad 1", "bad 2", "good"], preferred="bad 1")
+    USELESS[kind](world, "bad 1")
+    USELESS[kind](world, "bad 2")
+    world.honest("good")
+    world.sync.want_chain()
+    await until(lambda: world.height == len(BATCHES), timeout_s=120)
+    at_fault = kind in ("garbage", "huge", "made_up")
+    assert ("bad 1" in world.network.blamed()) is at_fault
+    assert "good" not in world.network.blamed()
+
+
+async def test_a_peer_that_was_of_no_use_is_asked_last_next_time(autojump_clock: object, nursery: trio.Nursery) -> None:
+    world = World(nursery, ["silent", "good"], preferred="silent")
+    world.honest("good")
+    world.says("silent", REQUEST_CHAIN, None)
+    world.sync.want_chain()
+    await until(lambda: world.height == len(BATCHES), timeout_s=60)
+    await until(lambda: not world.sync.catching_up, timeout_s=60)
+    world.network.asked.clear()
+    world.sync.want_chain()
+    await until(lambda: world.network.asked)
+    assert world.network.asked[0] == ("good", REQUEST_CHAIN)
+
+
+async def test_batches_count_as_certified_only_by_what_the_core_has_checked(
+    autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    """The core passes over microblocks that it has; a peer must not smuggle batches in with them."""
+    world = World(nursery, ["good"])
+    world.honest("good")
+    world.sync.want_chain()
+    await until(lambda: world.height == len(BATCHES))
+    smuggled = batch_of(pay(1, 0))
+    old = chain_of(smuggled)[0]
+    world.peers[:] = ["evil"]
+    world.says("evil", REQUEST_CHAIN, encode(ChainAnswer((old,))))
+    world.says("evil", REQUEST_BATCHES, encode(FORGED))
+    world.network.asked.clear()
+    world.sync.want_chain()
+    await until(lambda: ("evil", REQUEST_CHAIN) in world.network.asked)
+    await until(lambda: not world.sync.catching_up)
+    assert ("evil", REQUEST_BATCHES) not in world.network.asked
+    assert len(world.core.pool) == 0
+
+
+async def test_wrong_and_unasked_batches_are_refused_and_another_peer_is_asked(
+    autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    world = World(nursery, ["evil", "good"], preferred="evil")
+    world.honest("evil")
+    world.says("evil", REQUEST_BATCHES, encode(BatchesAnswer((batch_of(pay(3, 0)).raw, *FORGED.batches))))
+    world.honest("good")
+    world.sync.want_chain()
+    await until(lambda: world.height == len(BATCHES), timeout_s=60)
+    assert world.network.blamed() == {"evil"}
+    assert len(world.core.pool) == 0
+
+
+async def test_what_the_core_needs_is_asked_of_everyone(autojump_clock: object, nursery: trio.Nursery) -> None:
+    world = World(nursery, ["silent", "empty", "good"])
+    world.says("silent", REQUEST_BATCHES, None)
+    world.says("empty", REQUEST_BATCHES, encode(BatchesAnswer(())))
+    world.honest("good")
+    wanted = [batch.digest for batch in BATCHES]
+    world.sync.want_batches(wanted)
+    await until(lambda: not world.core.pool.missing(wanted), timeout_s=60)
+    assert set(world.core.sources) == {None}
+
+
+async def test_announcements_never_crowd_out_what_the_core_needs(
+    autojump_clock: object, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(nursery, ["flood", "good"])
+    world.says("flood", REQUEST_BATCHES, None)
+    world.honest("good")
+    made_up = [bytes([number % 256, number // 256]) * 16 for number in range(2 * module.MAX_WANTED)]
+    for start in range(0, len(made_up), MAX_DIGESTS):
+        world.sync.announced("flood", made_up[start : start + MAX_DIGESTS])
+    for number in range(2 * module.MAX_ANNOUNCERS):
+        world.sync.announced(f"stranger {number}", made_up[:1])
+    waiting = sum(len(digests) for digests in world.sync._announced.values())
+    assert waiting <= module.MAX_ANNOUNCED + module.MAX_ANNOUNCERS
+    wanted = [batch.digest for batch in BATCHES]
+    world.sync.want_batches(wanted)
+    await until(lambda: not world.core.pool.missing(wanted), timeout_s=60)
+
+
+async def test_announced_batches_are_fetched_from_who_announced_them_at_its_cost(
+    autojump_clock: object, nursery: trio.Nursery
+) -> None:
+    world = World(nursery, ["one", "two"])
+    world.honest("one")
+    world.sync.announced("one", [BATCHES[0].digest])
+    await until(lambda: not world.core.pool.missing([BATCHES[0].digest]))
+    assert world.network.asked == [("one", REQUEST_BATCHES)]
+    assert world.core.sources == ["one"]
+
+
+async def test_nothing_happens_without_peers(autojump_clock: object, nursery: trio.Nursery) -> None:
+    world = World(nursery, [])
+    world.sync.want_chain()
+    world.sync.want_batches([BATCHES[0].digest])
+    world.sync.announced("gone", [BATCHES[0].digest])
+    await wait_all_tasks_blocked()
+    assert world.network.asked == []
+    assert not world.sync.catching_up
+
+
+def test_answers_hold_what_was_asked_for_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = memory_store()
+    chain = chain_of(*BATCHES)
+    for batch, block in zip(BATCHES[:4], chain, strict=False):
+        store.put_batches([(batch.digest, batch.raw)])
+        update = testing.next_update(store, [[batch.transactions[0].raw]])
+        store.commit(msgspec.structs.replace(update, certificate=encode(block.certificate)))
+
+    def ask(after_height: int, limit: int = MAX_CHAIN_BLOCKS) -> tuple[CertifiedMicroblock, ...]:
+        raw = answer_chain(store, lambda: chain[4:], encode(ChainRequest(0, after_height, limit)))
+        return decode_chain_answer(raw).blocks
+
+    assert ask(0) == chain
+    assert ask(2) == chain[2:]
+    assert ask(0, 3) == chain[:3]
+    assert ask(3, 2) == chain[3:5]
+    assert ask(4) == chain[4:]
+    assert ask(5) == chain[5:]
+    assert ask(len(chain)) == ask(2**63 - 1) == ()
+    for raw in (
+        b"",
+        b"rubbish",
+        encode(ChainRequest(0, 0, MAX_CHAIN_BLOCKS)) + b"x",
+        encode((0, 0)),
+        encode((0, -1, 1)),
+    ):
+        with pytest.raises(InvalidInput):
+            answer_chain(store, lambda: chain[4:], raw)
+    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 700)
+    assert 1 <= len(ask(0)) < 4
+    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 300)
+    digests = Digests(tuple(batch.digest for batch in BATCHES))
+    answer = decode_batches_answer(answer_batches(store, encode(digests)))
+    assert 1 <= len(answer.batches) < 4
+    with pytest.raises(InvalidInput):
+        answer_batches(store, encode((tuple(bytes(32) for _ in range(MAX_DIGESTS + 1)),)))
