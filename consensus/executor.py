@@ -31,6 +31,7 @@ from ledger.codec import decoder, encode
 from ledger.errors import StoreError
 from ledger.genesis import chain_id, genesis_block
 from ledger.miners import EpochRecord
+from ledger.offchain import MachineRegistry
 from ledger.state import MINERS, State, scan
 from ledger.store import BlockUpdate, Head, Store
 from ledger.transactions import CheckedTransaction
@@ -53,11 +54,12 @@ class Done(msgspec.Struct, frozen=True):
 class Executor:
     """The committed side of one chain: its store, its running epoch, the standing of its miners."""
 
-    def __init__(self, store: Store) -> None:
-        """Take up what the store holds. Raises `StoreError` when it is incomplete."""
+    def __init__(self, store: Store, machines: MachineRegistry) -> None:
+        """Take up what the store holds, and the machines of off-chain contracts. Raises `StoreError` when the store is incomplete."""
         genesis, progress = store.genesis, State(store).progress()
         parameters = genesis.parameters
         self._store = store
+        self._machines = machines
         self._chain = Chain(chain_id(genesis), parameters)
         # Only founders and creators of keyblocks have a history.
         most_miners = len(genesis.committee) + progress.epoch
@@ -81,7 +83,12 @@ class Executor:
         header, before, epoch, state = block.header, self._store.head(), self.epoch, State(self._store)
         assert header.parent == before.block_hash, "microblocks are committed one after the other"
         context = BlockContext(
-            header.height, header.timestamp_ms, epoch.parameters, chain_id=epoch.chain_id, epoch=epoch.number
+            height=header.height,
+            timestamp_ms=header.timestamp_ms,
+            parameters=epoch.parameters,
+            chain_id=epoch.chain_id,
+            epoch=epoch.number,
+            machines=self._machines,
         )
         applied = apply_transactions(state, context, transactions)
         account_microblock(state, epoch, header, applied.fees_microcredit)

@@ -10,6 +10,7 @@ import msgspec
 from ledger.crypto.keys import address_of
 from ledger.errors import Rejection, RejectionReason
 from ledger.guardianship import Power
+from ledger.offchain import MachineRegistry
 from ledger.patients import Patient
 from ledger.rules import Parameters
 from ledger.state import (
@@ -36,6 +37,8 @@ class BlockContext(msgspec.Struct, frozen=True):
     """The chain's identifier: evidence is of one chain."""
     epoch: int
     """Epoch of the microblock."""
+    machines: MachineRegistry
+    """The machines of off-chain contracts, the same on every node."""
 
 
 class Act:

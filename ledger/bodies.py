@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 
 from ledger.codec import Address, Digest, PublicKeyBytes, SignatureBytes, Uint, Uint256, Wire
+from ledger.contract_bodies import ContractBody
 from ledger.emergency import Reason
 from ledger.evidence import Evidence
 from ledger.guardianship import MAX_GUARDIANS, MIN_GUARDIANS_NEEDED, POWERS, GuardianApproval, Power
@@ -209,4 +210,5 @@ Body = (
     | OpenEmergency
     | ApproveEmergency
     | ReviewEmergency
+    | ContractBody
 )

@@ -42,6 +42,10 @@ MAX_FRAUD_PROOF_BYTES = 48 * 1024
 CHAIN = bytes(ADDRESS_BYTES)
 """The sender of requests that the chain itself makes; no key has this address."""
 
+MachineName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9_]{0,31}\Z")]
+"""Name of a state machine."""
+MachineVersion = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+"""Version of a state machine: other rules are another version."""
 Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_BATCH_LEAVES)]
 """Place of a leaf in its batch."""
 Path = Annotated[tuple[Digest, ...], msgspec.Meta(max_length=MAX_PATH)]
@@ -66,10 +70,10 @@ class ContractTerms(Wire, frozen=True):
 
     contract_id: Digest
     """Its identifier."""
-    machine: Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9_]{0,31}\Z")]
+    machine: MachineName
     """Name of the state machine."""
-    version: Annotated[int, msgspec.Meta(ge=1, le=65535)]
-    """Version of the machine: other rules are another version."""
+    version: MachineVersion
+    """Version of the machine."""
     parameters: Annotated[bytes, msgspec.Meta(max_length=MAX_PARAMETERS_BYTES)]
     """The machine's parameters, in its own encoding."""
     operator: PublicKeyBytes

@@ -46,6 +46,21 @@ class WeightRules(Wire, frozen=True):
     """d: the most that the certificates of one epoch add, in works of its keyblock."""
 
 
+class ContractRules(Wire, frozen=True):
+    """Parameters of off-chain contracts."""
+
+    minimum_bond_microcredit: Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+    """Smallest bond of an operator, in millionths of a credit; half of it goes to who proves fraud, the rest is burnt."""
+    window_microblocks: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+    """Microblocks after which a batch that nobody has challenged is final."""
+    forced_batches: Annotated[int, msgspec.Meta(ge=1, le=2**10)]
+    """Batches of the operator within which a forced request must be answered for."""
+    neglect_microblocks: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+    """Microblocks without a batch after which an operator who owes an answer counts as dead."""
+    retention_microblocks: Annotated[int, msgspec.Meta(ge=0, le=2**30)]
+    """Microblocks for which the data of a batch is kept after it is final."""
+
+
 class Parameters(Wire, frozen=True):
     """Rules that all nodes of a network share."""
 
@@ -73,6 +88,8 @@ class Parameters(Wire, frozen=True):
     """How reputation grows."""
     weight: WeightRules
     """How chains are compared."""
+    contracts: ContractRules
+    """Terms of off-chain contracts."""
 
 
 MAIN_PARAMETERS = Parameters(
@@ -92,6 +109,8 @@ MAIN_PARAMETERS = Parameters(
     reputation=ReputationRules(10_000, 5_000, 2_016),
     # With a heartbeat of 10 s and keyblocks at random every 600 s, an idle network fills 4(1 − e^(−1/4)) = 88 % of the bound.
     weight=WeightRules(600_000_000, 6),
+    # With a heartbeat of 10 s on an idle network: a window of a day, an hour for an operator to be repaired, a month of data.
+    contracts=ContractRules(1_000 * 10**6, 8_640, 4, 360, 259_200),
 )
 """RepuCoin as in the paper: reputation takes years."""
 TESTNET_PARAMETERS = msgspec.structs.replace(
@@ -107,6 +126,8 @@ DEVNET_PARAMETERS = msgspec.structs.replace(
     # The first target takes 2^19 hashes: five seconds of four miners with a twentieth of a core each.
     work=WorkRules((2**237 - 1).to_bytes(32, "big"), 15_000, 20),
     reputation=ReputationRules(100, 50, 20),
+    # Seconds under load, minutes on an idle network: whoever tries things out sees batches become final.
+    contracts=ContractRules(10 * 10**6, 16, 4, 64, 1_024),
     # An idle epoch has about four microblocks: pinning, its confirmation, the opening and a heartbeat.
     weight=WeightRules(6_000_000_000, 6),
 )

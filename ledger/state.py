@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, Protocol, TypeVar
 import msgspec
 
 from ledger.codec import PublicKeyBytes, Uint, Wire, decoder, encode
+from ledger.contract_state import Claimed, CommittedBatch, Contract, ForcedRequest
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.emergency import Emergency
 from ledger.guardianship import Delegation, Guardians
@@ -127,6 +128,14 @@ REVIEWS = Table("reviews", b"q", Listed)
 
 From the approval that completes the quorum until the patient calls the emergency justified.
 """
+CONTRACTS = Table("contracts", b"C", Contract)
+"""Key: identifier of the contract."""
+CONTRACT_BATCHES = Table("contract_batches", b"B", CommittedBatch)
+"""Key: identifier of the contract ‖ number of the batch (8 bytes, big-endian). Only numbers below `Contract.batch_count` count."""
+FORCED_REQUESTS = Table("forced_requests", b"F", ForcedRequest)
+"""Key: identifier of the contract ‖ number of the forced request (8 bytes, big-endian). Until it is answered for finally, or paid back."""
+CLAIMS = Table("claims", b"K", Claimed)
+"""Key: identifier of the contract ‖ account."""
 SUPPLY = Table("supply", b"s", Supply)
 """One entry with the empty key."""
 MINERS = Table("miners", b"m", MinerHistory)
@@ -167,6 +176,10 @@ TABLES: tuple[Table[Any], ...] = (
     DELETIONS_OWED,
     EMERGENCIES,
     REVIEWS,
+    CONTRACTS,
+    CONTRACT_BATCHES,
+    FORCED_REQUESTS,
+    CLAIMS,
     SUPPLY,
     MINERS,
     MINER_VERSIONS,

@@ -39,6 +39,7 @@ from ledger.crypto.development_key import DEVELOPMENT_VERIFYING_KEY
 from ledger.crypto.hashing import ZERO_DIGEST, Tag, tagged_hash
 from ledger.crypto.keys import PrivateKey
 from ledger.crypto.merkle import merkle_root
+from ledger.errors import InvalidInput
 from ledger.evidence import (
     ConflictingMicroblocks,
     ConflictingVotes,
@@ -47,6 +48,7 @@ from ledger.evidence import (
     conflicting_votes,
 )
 from ledger.genesis import Allocation, Genesis, Member, chain_id, genesis_block, genesis_seed
+from ledger.offchain import ContractTerms, InvalidRequest, MachineRegistry, PayableKeys, Place, PreState, Replay
 from ledger.patients import (
     PatientKeyblock,
     PatientMicroblock,
@@ -56,7 +58,7 @@ from ledger.patients import (
     patient_keyblock_signing_digest,
     record_id,
 )
-from ledger.rules import REPUTATION_UNIT, Parameters, ReputationRules, WeightRules, WorkRules
+from ledger.rules import REPUTATION_UNIT, ContractRules, Parameters, ReputationRules, WeightRules, WorkRules
 from ledger.state import State
 from ledger.store import BlockUpdate, Head, Store
 from ledger.transactions import CheckedTransaction, batch_digest, check_transaction, encode_batch, sign_transaction
@@ -85,8 +87,32 @@ PARAMETERS = Parameters(
     work=WorkRules((2**252 - 1).to_bytes(32, "big"), 15_000, 20),
     reputation=ReputationRules(10, 5, 20),
     weight=WeightRules(6 * 10**9, 6),
+    contracts=ContractRules(10_000, 4, 2, 6, 8),
 )
 """Rules of the test network: a keyblock takes 16 hashes, and all founding members sit in the committee."""
+
+
+class NoMachines:
+    """A registry for tests that are about something else: no contract can be opened."""
+
+    def check_terms(self, terms: ContractTerms) -> None:
+        """Refuse."""
+        raise InvalidInput(f"no machine {terms.machine!r} here")
+
+    def payable_keys(self, terms: ContractTerms, account: bytes) -> PayableKeys | None:
+        """Refuse."""
+        raise InvalidInput(f"no machine {terms.machine!r} here")
+
+    def check_request(self, chain_id: bytes, contract_id: bytes, request: bytes) -> None:
+        """Refuse."""
+        raise InvalidRequest("no machines here")
+
+    def replay(self, chain_id: bytes, terms: ContractTerms, place: Place, request: bytes, state: PreState) -> Replay:
+        """Refuse."""
+        raise InvalidRequest(f"no machine {terms.machine!r} here")
+
+
+NO_MACHINES = NoMachines()
 
 
 def _seed(role: str, number: int) -> bytes:
@@ -288,7 +314,9 @@ def batch(chain: bytes, raws: Sequence[bytes]) -> tuple[bytes, bytes]:
     return batch_digest([checked.id for checked in check(chain, raws)]), encode_batch(raws)
 
 
-def next_update(store: Store, batches: Sequence[Sequence[bytes]]) -> BlockUpdate:
+def next_update(
+    store: Store, batches: Sequence[Sequence[bytes]], machines: MachineRegistry = NO_MACHINES
+) -> BlockUpdate:
     """Execute batches as the block after a store's head, led by `key(0)`; the caller stores and commits.
 
     For tests of the ledger: nobody accounts for terms, fees and keyblocks, and the progress of the epoch stays as it is.
@@ -297,7 +325,7 @@ def next_update(store: Store, batches: Sequence[Sequence[bytes]]) -> BlockUpdate
     height, timestamp_ms = head.height + 1, head.timestamp_ms + 1_000
     digests = tuple(batch(chain, raws)[0] for raws in batches)
     transactions = [checked for raws in batches for checked in check(chain, raws)]
-    context = BlockContext(height, timestamp_ms, store.genesis.parameters, chain, epoch=0)
+    context = BlockContext(height, timestamp_ms, store.genesis.parameters, chain, epoch=0, machines=machines)
     state = State(store)
     applied = apply_transactions(state, context, transactions)
     execution = conclude(state, head.state_digest, applied.receipts)

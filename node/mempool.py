@@ -7,6 +7,7 @@ depends on transactions still under way. The receipt decides.
 
 from collections.abc import Iterable
 
+from contracts.shipped import MACHINES
 from ledger.acts import BlockContext
 from ledger.errors import Rejection, RejectionReason
 from ledger.genesis import chain_id
@@ -132,7 +133,7 @@ class Mempool:
         state = State(self._store)
         head = self._store.head()
         context = BlockContext(
-            head.height + 1, head.timestamp_ms, self._parameters, self._chain_id, state.progress().epoch
+            head.height + 1, head.timestamp_ms, self._parameters, self._chain_id, state.progress().epoch, MACHINES
         )
         sender, nonce = checked.sender, checked.transaction.nonce
         pending = self._nonces.get(sender, {})

@@ -22,6 +22,7 @@ from consensus.executor import Executor
 from consensus.restart import committed_head
 from consensus.timing import Timing
 from consensus.weight import FinalPoint, VerifiedChain
+from contracts.shipped import MACHINES
 from ledger.blocks import MicroblockHeader
 from ledger.chain import chain_of
 from ledger.errors import StoreError
@@ -80,7 +81,7 @@ class Replay:
             self.store.close()
             raise
         self._pool = BatchPool(self.store)
-        self._executor = Executor(self.store)
+        self._executor = Executor(self.store, MACHINES)
         self._driver = self._new_driver()
         self._keyblocks = {0: self._chain.id}
         self._logged_s = trio.current_time()

@@ -17,6 +17,7 @@ from consensus.executor import Executor
 from consensus.restart import committed_head
 from consensus.safety import fresh_record
 from consensus.timing import Timing
+from contracts.shipped import MACHINES
 from ledger.errors import StoreError
 from ledger.genesis import MAX_GENESIS_BYTES, Genesis, chain_id, decode_genesis
 from ledger.lmdb_store import open_store
@@ -135,7 +136,7 @@ async def open_node(
 ) -> AsyncIterator[NodeService]:
     """Run a node without its HTTP API; leaving the block stops it."""
     chain = chain_id(genesis)
-    executor = Executor(store)
+    executor = Executor(store, MACHINES)
     pool = BatchPool(store)
     mempool = Mempool(store, config.mempool_transactions)
     for batch in pool.restore(chain):

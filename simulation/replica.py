@@ -33,6 +33,7 @@ from consensus.messages import Message, Proposal, decode_message
 from consensus.restart import committed_head
 from consensus.safety import SafetyRecord, fresh_record
 from consensus.timing import Timing
+from contracts.shipped import MACHINES
 from ledger.codec import encode
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import InvalidInput, StoreError
@@ -107,7 +108,7 @@ class Replica:
         self.disk = Disk(genesis)
         self.core: Core | None = None
         self.pool = Pool(self.disk.store)
-        self.executor = Executor(self.disk.store)
+        self.executor = Executor(self.disk.store, MACHINES)
         self.starts = 0
         self.skew_ms = skew_ms
         """How far the system's clock of this replica is ahead of the true time."""
@@ -130,7 +131,7 @@ class Replica:
         self._clock = Clock(self._system_ns, self._passed_ns)
         self.pool = Pool(store)
         self._own = {digest for digest, _ in self.pool.pending()}
-        self.executor = Executor(store)
+        self.executor = Executor(store, MACHINES)
         epoch = self.executor.epoch
         safety.load()
         try:

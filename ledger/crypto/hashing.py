@@ -64,6 +64,7 @@ class Tag(Enum):
     LABEL_REQUEST = "spchain/label-request/1"
     BACKUP_SHARE = "spchain/backup-share/1"
     KEY_HANDOVER = "spchain/key-handover/1"
+    OFFCHAIN_CONTRACT = "spchain/offchain-contract/1"
     OFFCHAIN_REQUEST = "spchain/offchain-request/1"
     OFFCHAIN_REQUEST_SIGNATURE = "spchain/offchain-request-signature/1"
     OFFCHAIN_OUTCOMES = "spchain/offchain-outcomes/1"

@@ -25,6 +25,7 @@ from consensus.events import Commit
 from consensus.executor import Executor
 from consensus.messages import Certificate
 from consensus.pinning import pin
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.blocks import (
     Keyblock,
@@ -151,7 +152,7 @@ def grow(
     store, executor = open_store(directory, genesis), None
     stops = {max(1, keyblocks * percent // 100) for percent in (1, 10, 25, 50, 75, 100)}
     for position in range(keyblocks):
-        executor = executor or Executor(store)
+        executor = executor or Executor(store, MACHINES)
         commit = _next_commit(store, executor.epoch, chosen, position)
         if position % SAMPLED == 0:
             reputation.add(_reputation_ns(store, executor, commit))
@@ -163,13 +164,13 @@ def grow(
             store.close()
             begun = time.perf_counter_ns()
             store = open_store(directory, genesis)
-            executor = Executor(store)
+            executor = Executor(store, MACHINES)
             spent_ms = (time.perf_counter_ns() - begun) / 1e6
             assert _facts(executor, chosen.keys) == before, "a restart changes nothing"
             size = (directory / "data.mdb").stat().st_size
             marks.append(Mark(position + 1, commits.mean_us(), _anonymous_mb(), spent_ms, size / 1e6))
             told(marks[-1])
-    known = len(Executor(store).standings)
+    known = len(Executor(store, MACHINES).standings)
     store.close()
     return Stored(
         power=power,

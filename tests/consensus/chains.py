@@ -20,6 +20,7 @@ from consensus.executor import Done, Executor
 from consensus.messages import Certificate, Proposal
 from consensus.restart import committed_head
 from consensus.retarget import earliest_timestamp_ms
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.blocks import (
     Keyblock,
@@ -91,7 +92,7 @@ class ChainMaker:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.chain_id = chain_id(store.genesis)
-        self.executor = Executor(store)
+        self.executor = Executor(store, MACHINES)
         self.epochs = [self.executor.epoch]
         """All epochs since this maker began."""
         self.commits: list[tuple[Commit, tuple[CheckedTransaction, ...], tuple[tuple[bytes, bytes], ...]]] = []
@@ -179,7 +180,7 @@ class ChainMaker:
 
     def replay(self, store: Store, first: int = 0) -> list[Done]:
         """Commit the same microblocks, from the given one on, to another store of the network."""
-        executor = Executor(store)
+        executor = Executor(store, MACHINES)
         done = []
         for commit, transactions, batches in self.commits[first:]:
             store.put_batches(batches)

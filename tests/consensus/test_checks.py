@@ -11,6 +11,7 @@ from consensus.checks import check_certified
 from consensus.events import Received, ReceivedChain, Refused, RequestChain
 from consensus.executor import Executor
 from consensus.messages import Proposal
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.errors import InvalidInput
 from ledger.memory_store import MemoryStore
@@ -100,7 +101,7 @@ def test_no_chain_gets_so_far_that_what_follows_from_a_round_cannot_be_stored() 
     with pytest.raises(InvalidInput, match="rounds end"):
         far.take(Step(lost=(2**63 - 1) // cap, miner=0))
     far.take(Step(lost=2**62 // cap - 1, miner=0))
-    assert Executor(far.store).epoch.number == 1
+    assert Executor(far.store, MACHINES).epoch.number == 1
 
 
 def test_a_certified_microblock_needs_its_own_certificate_and_its_predecessors() -> None:

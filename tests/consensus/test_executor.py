@@ -18,6 +18,7 @@ from consensus.executor import Executor
 from consensus.restart import decode_closing
 from consensus.weight import certified_share_nano
 from consensus.work import work_of
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.errors import StoreError
 from ledger.genesis import Genesis, chain_id, genesis_block, genesis_seed
@@ -84,7 +85,7 @@ def test_killed_and_reopened_at_every_height_it_goes_on_like_one_that_lived_thro
             disk = open_store(directory, GENESIS)
             for store in (memory, disk):
                 store.put_batches(batches)
-                executor = Executor(store)
+                executor = Executor(store, MACHINES)
                 again = executor.commit(commit, transactions)
                 assert (again.head, again.execution) == (done.head, done.execution)
                 assert (again.epoch is None) == (done.epoch is None)
@@ -92,7 +93,7 @@ def test_killed_and_reopened_at_every_height_it_goes_on_like_one_that_lived_thro
             disk.close()
             reopened = open_store(directory, GENESIS)
             for store in (memory, reopened):
-                assert facts(Executor(store)) == facts(chain.executor)
+                assert facts(Executor(store, MACHINES)) == facts(chain.executor)
             assert contents(reopened) == contents(chain.store)
             reopened.close()
 
@@ -198,7 +199,7 @@ def test_a_write_that_fails_changes_nothing_and_can_be_tried_again(miner: int | 
     done = chain.executor.commit(commit, transactions)
     assert done.head == chain.store.head()
     assert (done.epoch is None) == (miner is None)
-    assert facts(Executor(chain.store)) == facts(chain.executor)
+    assert facts(Executor(chain.store, MACHINES)) == facts(chain.executor)
 
 
 def test_a_store_without_what_its_epoch_began_with_is_refused() -> None:
@@ -207,7 +208,7 @@ def test_a_store_without_what_its_epoch_began_with_is_refused() -> None:
     update = testing.next_update(chain.store, [])
     chain.store.commit(msgspec.structs.replace(update, changes=state.changes()))
     with pytest.raises(StoreError, match="the store lacks how epoch 1 began"):
-        Executor(chain.store)
+        Executor(chain.store, MACHINES)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_a_store_without_the_microblock_of_its_epoch_or_its_root_is_refused(
     assert chain.epoch.number > 0
     monkeypatch.setattr(MemoryStore, lost, lambda *_args: None)
     with pytest.raises(StoreError, match=f"the store lacks .*{says}.*; restore it"):
-        Executor(chain.store)
+        Executor(chain.store, MACHINES)
 
 
 # ---------------------------------------------------------------- what goes along

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from consensus.executor import Executor
 from consensus.explanation import MAX_RANKING, explain_miner, ranking
 from consensus.reputation import Explanation
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.bodies import ReportMisbehaviour
 from ledger.errors import InvalidInput
@@ -211,7 +212,7 @@ def test_a_ranking_lists_all_that_may_sit_with_their_seats() -> None:
         assert row.reputation_nano == chain.epoch.reputation_of(row.public_key)
         assert row.history == chain.executor.standings.history(row.public_key)
     assert ranking(chain.executor.standings, chain.epoch.committee, 2) == ranked[:2]
-    again = Executor(chain.store)
+    again = Executor(chain.store, MACHINES)
     assert ranking(again.standings, again.epoch.committee, KEYS) == ranked
 
 

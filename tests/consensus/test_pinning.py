@@ -15,6 +15,7 @@ from consensus.epoch import Basis, Chain, Epoch
 from consensus.events import Commit
 from consensus.executor import Executor
 from consensus.pinning import MOST_MINTED_MICROCREDIT, creator_positions, pin
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.blocks import Microblock, SignedKeyblock, keyblock_hash
 from ledger.bodies import ReportMisbehaviour, Transfer
@@ -232,7 +233,7 @@ def test_the_committee_is_what_the_rows_of_all_miners_give(seed: int) -> None:
         if chain.epoch.number == number:
             continue
         rows = dict(State(chain.store).entries(MINERS))
-        fresh = Executor(chain.store).standings
+        fresh = Executor(chain.store, MACHINES).standings
         best = fresh.committee(3)
         if best:
             assert chain.epoch.committee.members == best

@@ -22,7 +22,7 @@ GENESIS = testing.genesis(n_members=7)
 CHAIN = chain_id(GENESIS)
 HEIGHT = 10
 NOW_MS = testing.GENESIS_TIMESTAMP_MS + 60_000
-CONTEXT = BlockContext(HEIGHT, NOW_MS, GENESIS.parameters, CHAIN, epoch=0)
+CONTEXT = BlockContext(HEIGHT, NOW_MS, GENESIS.parameters, CHAIN, epoch=0, machines=testing.NO_MACHINES)
 HOSPITAL, CLINIC, *PROXIES = (testing.key(number) for number in range(6))
 """HOSPITAL registers the patients and writes; CLINIC reads; the four others are proxies."""
 FRESH_INSTITUTION = testing.key(6)

@@ -21,7 +21,9 @@ from ledger.transition import Receipt, apply_transaction
 
 GENESIS = testing.genesis()
 CHAIN = chain_id(GENESIS)
-CONTEXT = BlockContext(10, testing.GENESIS_TIMESTAMP_MS + 5, GENESIS.parameters, CHAIN, epoch=4)
+CONTEXT = BlockContext(
+    10, testing.GENESIS_TIMESTAMP_MS + 5, GENESIS.parameters, CHAIN, epoch=4, machines=testing.NO_MACHINES
+)
 FEE, BALANCE = testing.FEE_MICROCREDIT, testing.BALANCE_MICROCREDIT
 PENALTY = GENESIS.parameters.false_evidence_microcredit
 MINTED = BALANCE * len(GENESIS.allocations)

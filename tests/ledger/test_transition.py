@@ -64,7 +64,9 @@ from ledger.transition import (
 GENESIS = testing.genesis()
 CHAIN = chain_id(GENESIS)
 HEIGHT = 10
-CONTEXT = BlockContext(HEIGHT, testing.GENESIS_TIMESTAMP_MS + 5, GENESIS.parameters, CHAIN, epoch=0)
+CONTEXT = BlockContext(
+    HEIGHT, testing.GENESIS_TIMESTAMP_MS + 5, GENESIS.parameters, CHAIN, epoch=0, machines=testing.NO_MACHINES
+)
 FEE = testing.FEE_MICROCREDIT
 BALANCE = testing.BALANCE_MICROCREDIT
 HOSPITAL, OTHER, PAYER, PATIENT, NOBODY = (testing.key(number) for number in (0, 1, 5, 20, 99))

@@ -10,6 +10,7 @@ import trio
 
 from consensus.executor import Executor
 from consensus.standings import Standings
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.blocks import SignedKeyblock
 from ledger.errors import Rejection
@@ -38,7 +39,7 @@ class QuietDesk:
     """Implements `node.mining.MiningDesk`: checks what miners hand in, and nothing is ever pinned."""
 
     def __init__(self, store: Store) -> None:
-        self._epoch = Executor(store).epoch
+        self._epoch = Executor(store, MACHINES).epoch
 
     def work(self, miner: bytes) -> MiningWork:
         return work_in(self._epoch, miner, is_open=True)
@@ -91,7 +92,7 @@ class LoneNode:
 
     @property
     def standings(self) -> Standings:
-        return Executor(self.store).standings
+        return Executor(self.store, MACHINES).standings
 
     def status(self) -> NodeStatus:
         head = self.store.head()

@@ -12,6 +12,7 @@ from consensus.block_tree import CertifiedMicroblock
 from consensus.events import Commit
 from consensus.executor import Executor
 from consensus.messages import Certificate
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.blocks import (
     Microblock,
@@ -57,7 +58,7 @@ class LoneDesk:
     def __init__(self, genesis: Genesis | None = None) -> None:
         self.genesis = genesis or mining_genesis()
         self.store = MemoryStore(self.genesis)
-        self.executor = Executor(self.store)
+        self.executor = Executor(self.store, MACHINES)
         self.now_ms = now_ms
         self.pins = True
         """Whether the first keyblock offered is pinned as soon as the epoch is open."""

@@ -13,6 +13,7 @@ from consensus.block_tree import CertifiedMicroblock
 from consensus.executor import Executor
 from consensus.restart import epoch_record
 from consensus.weight import FinalPoint
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.blocks import Keyblock, MicroblockHeader
 from ledger.codec import encode
@@ -137,10 +138,10 @@ def test_a_chain_weighs_no_more_than_its_keyblocks_allow_and_an_honest_claim_is_
         proof = WorkProof(CHAIN, testing.PARAMETERS, GENESIS_POINT)
         proof.add(keyblocks_of(maker))
         assert proof.epoch == maker.epoch.number
-        assert proof.most >= Executor(maker.store).weight
+        assert proof.most >= Executor(maker.store, MACHINES).weight
     # Microblocks without end, and no work: hardly anything may be claimed.
     proof = WorkProof(CHAIN, testing.PARAMETERS, GENESIS_POINT)
-    assert proof.most < Executor(HONEST.store).weight
+    assert proof.most < Executor(HONEST.store, MACHINES).weight
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from consensus.block_tree import CertifiedMicroblock
 from consensus.events import Received, ReceivedChain
 from consensus.executor import Executor
 from consensus.messages import Reveal
+from contracts.shipped import MACHINES
 from ledger.codec import encode
 from ledger.memory_store import MemoryStore
 from node.chain_peers import ChainPeers
@@ -118,7 +119,9 @@ class Scripted:
         self.scout = Scout(self.network, GENESIS, NO_CHECKPOINT)
 
     def _reply(self, method: str, payload: bytes) -> bytes:
-        found = answer(method, payload, store=self._peer.store, tail=tuple, weight=Executor(self._peer.store).weight)
+        found = answer(
+            method, payload, store=self._peer.store, tail=tuple, weight=Executor(self._peer.store, MACHINES).weight
+        )
         assert found is not None
         return found
 

@@ -11,6 +11,7 @@ import trio
 
 from consensus.executor import Executor
 from consensus.weight import FinalPoint
+from contracts.shipped import MACHINES
 from ledger.codec import encode
 from ledger.store import Store
 from node import contest as module
@@ -49,7 +50,7 @@ def rewrite(number: int, count: int = 6) -> ChainMaker:
 
 
 def weight(maker: ChainMaker) -> int:
-    return Executor(maker.store).weight
+    return Executor(maker.store, MACHINES).weight
 
 
 class Slow:

@@ -13,6 +13,7 @@ from consensus.executor import Executor
 from consensus.messages import Message, Offer, Proposal, Reveal, Vote
 from consensus.safety import fresh_record
 from consensus.timing import Timing
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.crypto.development_key import DEVELOPMENT_VERIFYING_KEY
 from ledger.errors import StoreError
@@ -70,7 +71,7 @@ class FlakySafety(SafetyFile):
 
 def core_of(store: MemoryStore, safety: SafetyFile, identity: Identity = MEMBER) -> Core:
     """Return the core of a node that starts on this store."""
-    return build_core(Executor(store).epoch, identity, store, safety, BatchPool(store), Timing())
+    return build_core(Executor(store, MACHINES).epoch, identity, store, safety, BatchPool(store), Timing())
 
 
 class World:
@@ -80,7 +81,7 @@ class World:
         self.store, self.safety = FlakyStore(LONE), FlakySafety(directory / "safety")
         self.pool = BatchPool(self.store)
         self.pool.members = 1
-        self.executor = Executor(self.store)
+        self.executor = Executor(self.store, MACHINES)
         self.sent: list[Message] = []
         self.committed: list[Committed] = []
         self.reported: list[Evidence] = []

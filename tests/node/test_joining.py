@@ -9,6 +9,7 @@ import pytest
 
 from consensus.executor import Executor
 from consensus.restart import epoch_record
+from contracts.shipped import MACHINES
 from ledger.errors import InvalidInput
 from node import contest, joining
 from node.mining import NoChainYet
@@ -41,7 +42,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def weight(maker: ChainMaker) -> int:
-    return Executor(maker.store).weight
+    return Executor(maker.store, MACHINES).weight
 
 
 def keyblock(maker: ChainMaker, epoch: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import trio
 
 from consensus.executor import Executor
+from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.memory_store import MemoryStore
 from node import joining as module
@@ -27,7 +28,7 @@ class Newcomer:
         self.voting: list[bool] = []
         settings = JoinSettings(directory, 3.0, None, frozenset(), 1 << 30)
         own_address = testing.key(member).address
-        self.joining = Joining(settings, self.chain.store, Executor(self.chain.store).epoch, own_address)
+        self.joining = Joining(settings, self.chain.store, Executor(self.chain.store, MACHINES).epoch, own_address)
         self.joining.attach(
             JoinPorts(
                 network=self.network,
@@ -47,7 +48,9 @@ class Newcomer:
         """Connect a peer that has a chain and gives nothing of it."""
 
         def reply(method: str, payload: bytes) -> bytes:
-            found = answer(method, payload, store=chain.store, tail=tuple, weight=Executor(chain.store).weight)
+            found = answer(
+                method, payload, store=chain.store, tail=tuple, weight=Executor(chain.store, MACHINES).weight
+            )
             assert found is not None
             return found
 
