@@ -8,18 +8,15 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-import structlog
 import trio
 
 from consensus.block_tree import CertifiedMicroblock
-from consensus.epoch import Epoch
-from consensus.events import PayloadChanged, ReceivedChain, Tick
+from consensus.events import PayloadChanged, ReceivedChain
 from consensus.messages import Message
 from consensus.standings import Standings
 from ledger.codec import encode
 from ledger.crypto.keys import PrivateKey
-from ledger.errors import RejectionReason, StoreError
-from ledger.evidence import Evidence
+from ledger.errors import RejectionReason
 from ledger.genesis import Genesis
 from ledger.store import Store
 from ledger.transition import Receipt
@@ -27,10 +24,10 @@ from node.batcher import Batcher
 from node.batches import BatchPool
 from node.blobs import Blobs
 from node.clock import now_ms
-from node.driver import Committed, Driver
+from node.core_ports import CorePorts
+from node.driver import Driver
 from node.erasing import Erasing
 from node.events import BlockEvent, Events
-from node.handlers import NetworkHandlers
 from node.intake import Intake
 from node.joining import Joining, JoinPorts
 from node.mempool import Mempool
@@ -40,17 +37,15 @@ from node.own_transactions import OwnTransactions
 from node.peers import PeerDirectory
 from node.proxying import Proxying
 from node.reporter import Reporter
+from node.standing import StandingWork
 from node.status import NodeStatus, PeerStatus
 from node.submission import Submission, SubmitOutcome
 from node.sync import Asker, Sync
 from node.version import VERSION
 from node.wire import (
     KIND_CONSENSUS,
-    KIND_HAVE,
     KIND_STORED,
-    MAX_DIGESTS,
     TOPIC_BATCHES,
-    TOPIC_CONSENSUS,
     Digests,
 )
 from p2p.network import Network
@@ -59,19 +54,11 @@ from records.proxy_desk import ProxyDesk
 
 __all__ = ["NodeService", "SubmitOutcome"]
 
-log = structlog.get_logger()
-
 OUTBOX_MESSAGES = 256
 """Consensus messages waiting for gossip: a few rounds. When they pile up, time-outs repair what was dropped."""
-TICK_S = 0.05
-"""Resolution of the core's timer: fine against a second's patience."""
-HAVE_INTERVAL_S = 0.4
-"""Batches that are still unordered then are announced again: before those who have them lose patience with a leader who has not."""
-RESUME_INTERVAL_S = 2.0
-EXPIRY_INTERVAL_BLOCKS = 64
 
 
-class NodeService(NetworkHandlers):
+class NodeService(CorePorts):
     """One running node. Made by `node.run`; also the network's `Handlers`."""
 
     def __init__(
@@ -179,6 +166,9 @@ class NodeService(NetworkHandlers):
             peers=self._peers.peer_ids,
             joining=lambda: joining.doing,
         )
+        self._standing = StandingWork(
+            driver=driver, network=network, pool=self._pool, peers=self._peers, outgoing=self._outgoing
+        )
         self._begin_epoch(driver.core.epoch)
         self.want_chain(None)
         self._attached.set()
@@ -211,10 +201,7 @@ class NodeService(NetworkHandlers):
                 self._reporter.run,
                 self._proxying.run,
                 self._erasing.run,
-                self._run_outbox,
-                self._run_timer,
-                self._run_announcements,
-                self._run_resume,
+                self._standing.run,
             ):
                 nursery.start_soon(task)
 
@@ -312,95 +299,6 @@ class NodeService(NetworkHandlers):
         """Give a channel of committed microblocks; it ends when the subscriber is too slow."""
         return self._events.subscribe()
 
-    # ------------------------------------------------------------------ for the driver (node.driver.Ports)
-
-    def send(self, address: bytes, message: Message) -> None:
-        """Send a consensus message to one member; lost when it is not connected, as on any network."""
-        peer_id = self._peers.peer_of(address)
-        if peer_id is not None:
-            self._network.send(peer_id, KIND_CONSENSUS, encode(message))
-
-    def broadcast(self, message: Message) -> None:
-        """Send a consensus message to all."""
-        try:
-            self._outbox.send_nowait(message)
-        except trio.WouldBlock:
-            log.warning("consensus message dropped: gossip is stuck", kind=type(message).__name__)
-
-    def request_batches(self, digests: tuple[bytes, ...]) -> None:
-        """Fetch batches that a microblock names."""
-        self._sync.want_batches(digests)
-
-    def request_chain(self, after_height: int) -> None:
-        """Fetch microblocks."""
-        self.want_chain(after_height)
-
-    def report(self, evidence: Evidence) -> None:
-        """Bring a proof of misbehaviour to the chain."""
-        self._reporter.report(evidence)
-
-    def committed(self, committed: Committed) -> None:
-        """A microblock is stored: settle what waited for it and tell everyone."""
-        head, execution = committed.head, committed.execution
-        if committed.epoch is not None:
-            self._begin_epoch(committed.epoch)
-        self._pool.writes_work()
-        for digest in committed.batches:
-            self._batcher.settled(digest)
-        receipts = [receipt for _, receipt in execution.receipts]
-        awaited = [identifier for identifier, _ in execution.receipts if self._events.is_awaited(identifier)]
-        own = {identifier for identifier in awaited if self._mempool.is_own(identifier)}
-        again = self._mempool.settle(committed.transactions, receipts)
-        if again:
-            self._batcher.requeue(again)
-        for identifier in awaited:
-            final = self.store.receipt(identifier)
-            given_up = identifier in own and not self._mempool.is_own(identifier)
-            if final is not None and (given_up or not self._may_change(identifier, final)):
-                self._events.resolve(identifier, final)
-        effective = sum(not receipt.reason for receipt in receipts)
-        reasons = tuple((identifier, receipt.reason) for identifier, receipt in execution.receipts)
-        event = BlockEvent(
-            head.height, head.block_hash, head.timestamp_ms, effective, len(receipts) - effective, reasons
-        )
-        self._events.publish(event)
-        self._proxying.committed(committed.transactions)
-        self._erasing.committed(committed.transactions)
-        if head.height % EXPIRY_INTERVAL_BLOCKS == 0:
-            self._drop_expired(head.height)
-
-    # ------------------------------------------------------------------ standing work
-
-    async def _run_outbox(self) -> None:
-        async for message in self._outgoing:
-            await self._network.publish(TOPIC_CONSENSUS, encode(message))
-
-    async def _run_timer(self) -> None:
-        while True:
-            self._driver.check()
-            wait_s = (self._driver.core.next_tick_ms() - now_ms()) / 1000
-            if wait_s <= 0:
-                self._driver.handle(Tick())
-            await trio.sleep(min(max(wait_s, TICK_S / 5), TICK_S))
-
-    async def _run_announcements(self) -> None:
-        """Tell everyone of batches that stay unordered: some peer may have missed the gossip."""
-        before: set[bytes] = set()
-        while True:
-            await trio.sleep(HAVE_INTERVAL_S)
-            now = [batch.digest for batch in self._pool]
-            old = [digest for digest in now if digest in before][:MAX_DIGESTS]
-            before = set(now)
-            if old:
-                payload = encode(Digests(tuple(old)))
-                for peer_id in self._peers.peer_ids():
-                    self._network.send(peer_id, KIND_HAVE, payload)
-
-    async def _run_resume(self) -> None:
-        while True:
-            await trio.sleep(RESUME_INTERVAL_S)
-            self._driver.resume()
-
     # ------------------------------------------------------------------ inside
 
     def _is_synchronising(self) -> bool:
@@ -419,29 +317,6 @@ class NodeService(NetworkHandlers):
 
     def _acknowledge(self, peer_id: str, digests: tuple[bytes, ...]) -> None:
         self._network.send(peer_id, KIND_STORED, encode(Digests(digests)))
-
-    def _drop_expired(self, height: int) -> None:
-        try:
-            expired = self._pool.drop_expired(height, self._driver.named_batches())
-        except StoreError as error:
-            log.warning("expired batches could not be dropped; later blocks try again", error=str(error))
-            return
-        for batch in expired:
-            self._mempool.forget(batch.transactions)
-            self._batcher.dropped(batch)
-
-    def _may_change(self, identifier: bytes, receipt: Receipt) -> bool:
-        """Tell whether a receipt may be followed by another: the node that accepted a transaction orders it again."""
-        return receipt.reason == RejectionReason.NONCE_GAP or (
-            receipt.reason != "" and self._mempool.is_own(identifier)
-        )
-
-    def _begin_epoch(self, epoch: Epoch) -> None:
-        members = len(epoch.committee.members)
-        self._pool.members = members
-        self._batcher.copies_needed = epoch.committee.faults
-        self._mining.epoch_began()
-        log.info("epoch begins", epoch=epoch.number, keyblock=epoch.record.keyblock.hex(), members=members)
 
     async def _take_chain(self, blocks: tuple[CertifiedMicroblock, ...]) -> str:
         refused = self._driver.handle(ReceivedChain(blocks))
