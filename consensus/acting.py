@@ -73,9 +73,9 @@ def _vote_if_right(desk: Desk, member: Member, node: Node) -> None:
     if ours != header.state_digest:
         _refuse(desk, node, "states another state digest than ours")
         return
-    missing = desk.payload.missing(node.batches)
-    if missing:
-        desk.emit_once(RequestBatches(missing))
+    not_ready = desk.payload.not_ready(node.batches)
+    if not_ready:
+        desk.emit_once(RequestBatches(not_ready))
         return
     repeated = desk.known.tree.ordered_batches(header.parent).intersection(node.batches)
     if repeated or any(desk.payload.is_committed(digest) for digest in node.batches):

@@ -146,10 +146,16 @@ class Payload(Protocol):
     """The batches that are here, decoded and checked; queries only, answered from memory."""
 
     def missing(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
-        """Return those of the digests whose batches are not here or not checked yet."""
+        """Return those of the digests whose batches are not here or not checked yet: without them nothing can be executed."""
+
+    def not_ready(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Return those of the digests for which this node does not vote yet: missing ones, and ones whose published data is not here.
+
+        A vote says that the data can be had. What a quorum has voted for is committed without it.
+        """
 
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
-        """Return up to `limit` digests of batches, none committed or excluded, each once, in order of arrival."""
+        """Return up to `limit` digests of batches, all ready, none committed or excluded, each once, in order of arrival."""
 
     def is_committed(self, digest: bytes) -> bool:
         """Tell whether a committed microblock names the batch."""

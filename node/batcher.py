@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import msgspec
 import trio
 
+from ledger.contract_bodies import CommitBatch
 from ledger.errors import StoreError
 from ledger.transactions import CheckedTransaction, batch_digest, encode_batch
 from node.batches import Batch, BatchPool
@@ -130,6 +131,9 @@ class Batcher:
         taken: list[_Queued] = []
         size = 0
         while self._queue and size < BATCH_BYTES and len(taken) < BATCH_TRANSACTIONS:
+            # Commitments get batches of their own: those wait for published data, and nobody else shall wait with them.
+            if taken and _publishes(self._queue[0]) != _publishes(taken[0]):
+                break
             item = self._queue.popleft()
             taken.append(item)
             size += len(item.checked.raw)
@@ -174,6 +178,10 @@ class Batcher:
         for checked in batch.transactions:
             for ticket in self._unsafe.pop(checked.id, ()):
                 ticket.safe(checked.id)
+
+
+def _publishes(item: _Queued) -> bool:
+    return isinstance(item.checked.transaction.body, CommitBatch)
 
 
 def _batch_of(transactions: tuple[CheckedTransaction, ...]) -> Batch:

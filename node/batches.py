@@ -3,6 +3,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -33,6 +34,9 @@ _TRANSACTION_BYTES = 500
 """Memory that a decoded transaction takes beside its bytes, which are kept twice: in the batch and for itself."""
 MAX_BLOCK_TRANSACTIONS = 2000
 """A leader stops filling a microblock here, so that executing one keeps the event loop for at most about 50 ms."""
+
+MAX_BLOCK_DATA_BYTES = 8 * 1024 * 1024
+"""Nor does a microblock publish more data: members that still have to fetch it must be able to before they lose patience."""
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
@@ -93,11 +97,51 @@ def open_certified_batch(raw: bytes, chain_id: bytes) -> Batch:
     return Batch(batch_digest([checked.id for checked in transactions]), raw, tuple(transactions))
 
 
+class DataRule(Protocol):
+    """Which batches rest on published data that must be here before they are ordered or voted for; see `node.offchain.readiness`."""
+
+    def arrived(self, batch: Batch) -> None:
+        """A batch is pending now."""
+        ...
+
+    def left(self, digest: bytes) -> None:
+        """A batch is pending no more."""
+        ...
+
+    def is_ready(self, digest: bytes) -> bool:
+        """Tell whether all data of a pending batch is here."""
+        ...
+
+    def data_bytes(self, digest: bytes) -> int:
+        """Return how much data a pending batch publishes."""
+        ...
+
+
+class NoData:
+    """The rule of who neither orders nor votes: nothing rests on data."""
+
+    def arrived(self, batch: Batch) -> None:
+        """A batch is pending now."""
+
+    def left(self, digest: bytes) -> None:
+        """A batch is pending no more."""
+
+    def is_ready(self, digest: bytes) -> bool:
+        """Say that all data of a pending batch is here."""
+        return True
+
+    def data_bytes(self, digest: bytes) -> int:
+        """Return 0."""
+        return 0
+
+
 class BatchPool:
     """Pending batches by digest; everything in it is durable in the store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, data: DataRule | None = None) -> None:
+        """`data` holds batches back whose published data is not here; without it none is."""
         self._store = store
+        self._data = data or NoData()
         self.members = 4
         """Size of the committee, which shares the room."""
         self._pending: dict[bytes, Batch] = {}
@@ -163,6 +207,7 @@ class BatchPool:
             if size > MEMBERS_BYTES:
                 break
             self._pending[batch.digest] = batch
+            self._data.arrived(batch)
             restored.append(batch)
         return restored
 
@@ -176,6 +221,7 @@ class BatchPool:
             batch = self._pending.pop(digest, None)
             if batch is None:
                 continue
+            self._data.left(digest)
             source = self._sources.pop(digest, None)
             if source is not None:
                 self._refund(batch, source)
@@ -218,7 +264,9 @@ class BatchPool:
                 if source is not None:
                     self._refund(batch, source)
             raise
-        self._pending.update((batch.digest, batch) for batch in batches)
+        for batch in batches:
+            self._pending[batch.digest] = batch
+            self._data.arrived(batch)
 
     def _charge(self, batch: Batch, source: Source) -> bool:
         size = memory_bytes(batch)
@@ -243,15 +291,22 @@ class BatchPool:
         """Return those of the digests whose batches are not here."""
         return tuple(d for d in digests if d not in self._pending and not self.is_committed(d))
 
+    def not_ready(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Return those of the digests whose batches, or the data that they publish, are not here."""
+        missing = self.missing(digests)
+        return tuple(d for d in digests if d in missing or (d in self._pending and not self._data.is_ready(d)))
+
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
-        """Return up to `limit` pending digests that are not excluded, in order of arrival, bounded in transactions."""
+        """Return up to `limit` pending digests that are ready and not excluded, in order of arrival, bounded in work and data."""
         chosen: list[bytes] = []
-        transactions = 0
+        transactions = data_bytes = 0
         for digest, batch in self._pending.items():
-            if digest in excluded:
+            if digest in excluded or not self._data.is_ready(digest):
                 continue
             transactions += len(batch.transactions)
-            if len(chosen) >= limit or (chosen and transactions > MAX_BLOCK_TRANSACTIONS):
+            data_bytes += self._data.data_bytes(digest)
+            is_full = transactions > MAX_BLOCK_TRANSACTIONS or data_bytes > MAX_BLOCK_DATA_BYTES
+            if len(chosen) >= limit or (chosen and is_full):
                 break
             chosen.append(digest)
         return tuple(chosen)

@@ -79,6 +79,10 @@ class NodeConfig(BaseModel):
     """Most bytes of encrypted blobs kept here; further ones are refused."""
     erase_labelled: bool = False
     """Whether to erase the ciphertext of a record once a label allows it with the patient's permission, and to confirm it on the chain."""
+    offchain_data_bytes: Annotated[int, Field(ge=256 * _MIB)] = 16 * _GIB
+    """Most bytes of off-chain batches' data kept here; a member that has no room left votes for no further batches."""
+    watch: bool = True
+    """Whether to execute the batches of all off-chain contracts again, and to challenge those that are wrong."""
     store_limit_bytes: Annotated[int, Field(ge=16 * _MIB)] = 256 * _GIB
     """Size up to which the chain's database may grow, in bytes; the node stops writing, with a reason, when it is reached."""
 

@@ -50,8 +50,9 @@ class CorePorts(NetworkHandlers):
             log.warning("consensus message dropped: gossip is stuck", kind=type(message).__name__)
 
     def request_batches(self, digests: tuple[bytes, ...]) -> None:
-        """Fetch batches that a microblock names."""
+        """Fetch batches that a microblock names, and the data that they publish."""
         self._sync.want_batches(digests)
+        self.offchain.named(digests)
 
     def request_chain(self, after_height: int) -> None:
         """Fetch microblocks."""
@@ -88,6 +89,7 @@ class CorePorts(NetworkHandlers):
         self._events.publish(event)
         self._proxying.committed(committed.transactions)
         self._erasing.committed(committed.transactions)
+        self.offchain.committed(committed)
         if head.height % EXPIRY_INTERVAL_BLOCKS == 0:
             self._drop_expired(head.height)
 

@@ -15,6 +15,7 @@ from node.blobs import Blobs
 from node.driver import Driver
 from node.intake import Intake
 from node.joining import Joining
+from node.offchain.offchain import Offchain
 from node.peers import PeerDirectory
 from node.proxying import METHODS, Proxying
 from node.sync import Sync, answer
@@ -22,6 +23,7 @@ from node.wire import (
     KIND_CONSENSUS,
     KIND_HAVE,
     KIND_STORED,
+    REQUEST_BATCH_DATA,
     REQUEST_BLOB,
     REQUEST_KEEP_BLOB,
     TOPIC_CONSENSUS,
@@ -39,6 +41,8 @@ class NetworkHandlers:
     """What is committed."""
     blobs: Blobs
     """Encrypted records."""
+    offchain: Offchain
+    """Off-chain contracts."""
     _attached: trio.Event
     _batcher: Batcher
     _driver: Driver
@@ -109,6 +113,8 @@ class NetworkHandlers:
             return await self.blobs.answer(payload)
         if method in METHODS:
             return await self._proxying.answer(method, payload)
+        if method == REQUEST_BATCH_DATA:
+            return await self.offchain.answer(peer_id, method, payload)
         if method == REQUEST_KEEP_BLOB:
             if not self._intake.is_known(peer_id):
                 raise NotAvailable("blobs are kept for accredited institutions and committee members only")

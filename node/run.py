@@ -34,6 +34,8 @@ from node.identity import Identity
 from node.joining import Joining, JoinSettings
 from node.logs import configure_logs
 from node.mempool import Mempool
+from node.offchain.data_store import DataStore
+from node.offchain.readiness import Readiness
 from node.peer_book import bootstrap_addresses, keep_peers, load_peers
 from node.peers import PeerDirectory
 from node.safety_file import SafetyFile, SafetySnapshot
@@ -50,6 +52,8 @@ log = structlog.get_logger()
 
 SHARING = "sharing"
 """Folder of the proxy's key fragments and access log, in the data directory."""
+OFFCHAIN = "offchain"
+"""Folder of the data of off-chain batches and of the contracts operated here, in the data directory."""
 STALE_HEARTBEATS = 3
 STALE_MS = 10_000
 """A head that is older than three heartbeats and ten seconds of time-outs is not the network's newest."""
@@ -103,6 +107,13 @@ def open_desk(directory: Path, identity: Identity, chain: bytes) -> Iterator[Pro
         )
 
 
+def open_data(config: NodeConfig, chain: bytes) -> DataStore:
+    """Open the data of off-chain batches that this node keeps. Raises `StoreError`."""
+    directory = config.data_dir / OFFCHAIN
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return DataStore(directory / "data.sqlite", chain_id=chain, capacity_bytes=config.offchain_data_bytes)
+
+
 async def _main(
     config: NodeConfig,
     identity: Identity,
@@ -137,7 +148,8 @@ async def open_node(
     """Run a node without its HTTP API; leaving the block stops it."""
     chain = chain_id(genesis)
     executor = Executor(store, MACHINES)
-    pool = BatchPool(store)
+    readiness = Readiness(store)
+    pool = BatchPool(store, readiness)
     mempool = Mempool(store, config.mempool_transactions)
     for batch in pool.restore(chain):
         mempool.track(batch.transactions)
@@ -152,6 +164,7 @@ async def open_node(
         key=identity.signing,
         # Only spreads requests over peers; a seed from the system keeps nodes from moving in step.
         rng=random.Random(secrets.randbits(64)),  # noqa: S311
+        readiness=readiness,
     )
     timing = Timing(timeout_ms=config.timeout_ms, heartbeat_ms=config.heartbeat_ms)
     joining = Joining(_join_settings(config), store, executor.epoch, identity.address)
@@ -175,7 +188,10 @@ async def open_node(
         ports=ports,
         clock_ms=now_ms,
     )
-    with open_desk(config.data_dir / SHARING, identity, chain) as desk:
+    with (
+        open_desk(config.data_dir / SHARING, identity, chain) as desk,
+        open_data(config, chain) as data,
+    ):
         async with (
             open_network(_network_config(config, identity, genesis), service) as network,
             trio.open_nursery() as nursery,
@@ -185,6 +201,7 @@ async def open_node(
                 network=network,
                 blobs=blobs,
                 copies=config.replicas,
+                data=data,
                 desk=desk,
                 erase_labelled=config.erase_labelled,
                 stale_ms=STALE_HEARTBEATS * config.heartbeat_ms + STALE_MS,

@@ -33,6 +33,9 @@ from node.joining import Joining, JoinPorts
 from node.mempool import Mempool
 from node.mining import MiningDesk
 from node.mining_desk import NodeMiningDesk
+from node.offchain.data_store import DataStore
+from node.offchain.offchain import Offchain
+from node.offchain.readiness import Readiness
 from node.own_transactions import OwnTransactions
 from node.peers import PeerDirectory
 from node.proxying import Proxying
@@ -73,7 +76,9 @@ class NodeService(CorePorts):
         events: Events,
         key: PrivateKey,
         rng: random.Random,
+        readiness: Readiness,
     ) -> None:
+        """Take what needs no network; `readiness` is also the pool's rule about data."""
         self.name = name
         self.genesis = genesis
         self.chain_id = peers.chain_id
@@ -85,6 +90,7 @@ class NodeService(CorePorts):
         self._transactions = OwnTransactions(store=store, key=key, next_nonce=mempool.next_nonce, submit=self.submit)
         self._reporter = Reporter(store=store, transactions=self._transactions, rng=rng)
         self._rng = rng
+        self._readiness = readiness
         self._started_ms = now_ms()
         # Two threads check signatures: more would only take turns on the machines this runs on.
         self._checkers = trio.CapacityLimiter(2)
@@ -99,6 +105,7 @@ class NodeService(CorePorts):
         network: Network,
         blobs: BlobStore,
         copies: int,
+        data: DataStore,
         desk: ProxyDesk,
         erase_labelled: bool,
         stale_ms: int,
@@ -120,12 +127,25 @@ class NodeService(CorePorts):
             made=lambda _batch: self._payload_changed(),
             failed=self._mempool.forget,
         )
+        self.offchain = Offchain(
+            store=self.store,
+            data=data,
+            readiness=self._readiness,
+            network=network,
+            address=self._peers.own_address,
+            peers=self._peers.by_address,
+            committee=lambda: [member.address for member in driver.core.epoch.committee.members],
+            copies=copies,
+            changed=self._payload_changed,
+            is_behind=self._is_behind,
+        )
         self._submission = Submission(
             store=self.store,
             pool=self._pool,
             mempool=self._mempool,
             batcher=self._batcher,
             checkers=self._checkers,
+            holds_data=self.offchain.availability.holds,
         )
         self._intake = Intake(
             pool=self._pool,
@@ -201,6 +221,7 @@ class NodeService(CorePorts):
                 self._reporter.run,
                 self._proxying.run,
                 self._erasing.run,
+                self.offchain.run,
                 self._standing.run,
             ):
                 nursery.start_soon(task)
@@ -256,6 +277,8 @@ class NodeService(CorePorts):
             agreement=self._driver.disagreement or "ok",
             storage=self._driver.halted or self._pool.trouble or "ok",
             joining=self._joining.doing,
+            offchain_data_bytes=self.offchain.data.total_bytes,
+            offchain_data=self.offchain.trouble or "ok",
         )
 
     async def submit(self, raws: Sequence[bytes]) -> list[SubmitOutcome]:

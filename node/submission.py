@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A client's transactions on their way in: checked, admitted, and answered for when enough nodes hold them."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import trio
 
 from ledger.chain import chain_of
+from ledger.contract_bodies import CommitBatch
 from ledger.errors import Rejection, RejectionReason
+from ledger.offchain import BatchCommitment
 from ledger.store import Store
 from ledger.transactions import CheckedTransaction
 from ledger.transition import Receipt
@@ -43,17 +45,21 @@ class Submission:
         mempool: Mempool,
         batcher: Batcher,
         checkers: trio.CapacityLimiter,
+        holds_data: Callable[[BatchCommitment], Awaitable[bool]],
     ) -> None:
+        """`holds_data` tells whether the data of a commitment is here and fits it."""
         self._chain = chain_of(store.genesis)
         self._store = store
         self._pool = pool
         self._mempool = mempool
         self._batcher = batcher
         self._checkers = checkers
+        self._holds_data = holds_data
 
     async def submit(self, raws: Sequence[bytes]) -> list[SubmitOutcome]:
         """Check transactions and queue the right ones; returns when enough nodes hold them, in the order given."""
         checked = await trio.to_thread.run_sync(check_all, raws, self._chain, limiter=self._checkers)
+        checked = [await self._with_data(item) for item in checked]
         await self._batcher.room()
         # No await from here to `put`: what is admitted but never queued would block its sender for ever.
         outcomes = []
@@ -71,6 +77,17 @@ class Submission:
         finally:
             self._batcher.drop_ticket(ticket)
         return [self._as_safe(outcome, ticket.errors.get(outcome.id, "")) for outcome in outcomes]
+
+    async def _with_data(self, item: CheckedTransaction | Rejection) -> CheckedTransaction | Rejection:
+        """Return a transaction, or why not if it is a commitment whose data is not here: then nobody could fetch it from here."""
+        body = item.transaction.body if isinstance(item, CheckedTransaction) else None
+        if not isinstance(body, CommitBatch) or await self._holds_data(body.commitment):
+            return item
+        digest, number = body.commitment.data_digest.hex(), body.commitment.number
+        return Rejection(
+            RejectionReason.DATA_MISSING,
+            f"data {digest} of batch {number} is not here or does not fit; submit a commitment to the operator's own node",
+        )
 
     def _admit(self, item: CheckedTransaction | Rejection) -> tuple[SubmitOutcome, CheckedTransaction | None]:
         try:

@@ -44,6 +44,8 @@ REQUEST_REENCRYPTION = "reencryption"
 """Request: a grantee's signed request, answered by `Relayed` with the proxy's answer."""
 REQUEST_ACCESS_LOG = "access-log"
 """Request: a patient's signed query of the access log, answered by `Relayed` with the page."""
+REQUEST_BATCH_DATA = "batch-data"
+"""Request: the digest of an off-chain batch's data, answered by the data."""
 
 MAX_DIGESTS = 256
 """As many as a microblock may name."""

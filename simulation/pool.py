@@ -60,6 +60,10 @@ class Pool:
         """Return those of the digests whose batches are not here."""
         return tuple(digest for digest in digests if self._store.batch(digest) is None)
 
+    def not_ready(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Return those of the digests for which a replica does not vote yet: nothing here publishes data beside the chain."""
+        return self.missing(digests)
+
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
         """Return up to `limit` pending digests that are not excluded, in order of arrival."""
         chosen = [digest for digest in self._pending if digest not in excluded]

@@ -93,6 +93,9 @@ class Batches:
     def missing(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
         return tuple(digest for digest in digests if digest not in self.here)
 
+    def not_ready(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
+        return self.missing(digests)
+
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
         free = [d for d in self.here if d not in self.committed and d not in excluded]
         return tuple(free[:limit])

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How long data of batches stays here, and what is fetched because it should be here and is not.
+
+    until its batch is final     every member of the committee keeps it: anybody may still have to challenge the batch
+    then, for the retention      `replicas` members keep it, chosen by rendezvous hashing, and whoever has not followed the batch yet
+    after that                   nobody has to
+    never committed              it goes when no transaction that commits it can be valid any more
+
+What happens to data is decided anew at each look, from the chain alone: so it survives any crash, and the loss of this disk.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Literal
+
+import structlog
+import trio
+
+from ledger.contract_bodies import CommitBatch
+from ledger.contract_queries import batch_at, contract_at, contracts_from
+from ledger.contract_state import Contract
+from ledger.errors import InvalidInput, NotFound, StoreError
+from ledger.offchain import BatchCommitment
+from ledger.store import Store
+from ledger.transactions import CheckedTransaction
+from node.offchain.availability import SPARE_BYTES, Availability
+from node.offchain.data_store import DataStore, Kept, Use
+from node.offchain.readiness import Readiness
+from records.placement import holders
+
+log = structlog.get_logger()
+
+SWEEP_INTERVAL_S = 60.0
+"""Between two looks for data that nobody needs any more."""
+WALK_INTERVAL_S = 3_600.0
+"""Between two looks through all batches for data that should be here; a changed committee and a fresh start ask for one as well."""
+RETRY_S = 2.0
+"""Pause while the node is behind, and between the looks of a node with nothing to do."""
+REPAIR_PAUSE_S = 0.1
+"""Pause after each repair: it must not stand in the way of what is going on."""
+PAGE = 128
+"""Data or batches looked at in one go: a millisecond or two of the event loop."""
+PAGE_PAUSE_S = 0.02
+MAX_SOON = 1_024
+"""Batches that were committed without their data here and are to be repaired soon; the next walk finds the others."""
+MAX_MISSING = 8
+"""Batches of one contract whose data nobody has, after which a walk goes on with the next contract."""
+
+Fate = Literal["keep", "drop", "idle"]
+"""`idle`: no committed batch rests on it, it goes unless one comes."""
+
+
+class Keeping:
+    """Retention and repair."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        data: DataStore,
+        readiness: Readiness,
+        availability: Availability,
+        address: bytes,
+        committee: Callable[[], Collection[bytes]],
+        copies: int,
+        is_followed: Callable[[bytes, int], bool],
+        is_behind: Callable[[], bool],
+    ) -> None:
+        """`address` is this node's account; `is_followed` tells whether a batch of a contract has been re-executed here, or need not be."""
+        self._store = store
+        self._data = data
+        self._readiness = readiness
+        self._availability = availability
+        self._address = address
+        self._committee = committee
+        self._copies = copies
+        self._is_followed = is_followed
+        self._is_behind = is_behind
+        self._rules = store.genesis.parameters.contracts
+        self._idle_microblocks = store.genesis.parameters.maximum_expiry_microblocks
+        self._soon: dict[Use, None] = {}
+        self._asked = trio.Event()
+        self.lost = 0
+        """Batches whose data should be here and was nowhere to be had at the last walk."""
+
+    def committed(self, transactions: Iterable[CheckedTransaction]) -> None:
+        """A microblock is stored: batches that it committed without their data here are repaired soon."""
+        for checked in transactions:
+            body = checked.transaction.body
+            if isinstance(body, CommitBatch) and not self._readiness.verdict(body.commitment):
+                use = Use(body.commitment.contract_id, body.commitment.number)
+                if len(self._soon) < MAX_SOON and not self._is_behind():
+                    self._soon[use] = None
+                    self._asked.set()
+
+    def should_hold(self, contract: Contract, number: int, height: int) -> bool:
+        """Tell whether a batch's data should be here at a height."""
+        committed = batch_at(self._store, contract, number)
+        if committed is None or self._address not in self._committee():
+            return False
+        final = committed.height + self._rules.window_microblocks
+        if height < final:
+            return True
+        return height < final + self._rules.retention_microblocks and self._is_keeper(committed.commitment.data_digest)
+
+    def fate(self, kept: Kept, height: int) -> Fate:
+        """Tell what becomes of data that is here."""
+        fates = {self._fate_for(use, kept.digest, height) for use in kept.uses}
+        if "keep" in fates:
+            return "keep"
+        return "drop" if fates == {"drop"} else "idle"
+
+    def _fate_for(self, use: Use, digest: bytes, height: int) -> Fate:
+        if self._readiness.is_pending(use.contract_id, digest):
+            return "keep"
+        contract = contract_at(self._store, use.contract_id)
+        committed = batch_at(self._store, contract, use.number) if contract is not None else None
+        if committed is None or committed.commitment.data_digest != digest:
+            return "idle"  # not committed, or undone by fraud
+        final = committed.height + self._rules.window_microblocks
+        if height < final:
+            return "keep"
+        if height >= final + self._rules.retention_microblocks:
+            return "drop"
+        is_free = not self._is_keeper(digest) and self._is_followed(use.contract_id, use.number)
+        return "drop" if is_free else "keep"
+
+    def _is_keeper(self, digest: bytes) -> bool:
+        return self._address in holders(digest, self._committee(), self._copies)
+
+    # ------------------------------------------------------------------ standing work
+
+    async def run(self) -> None:
+        """Drop and repair until cancelled."""
+        sweep_s = walk_s = trio.current_time()
+        committee: set[bytes] = set()
+        while True:
+            self._asked = trio.Event()
+            if not self._is_behind():
+                await self._repair_soon()
+                now_s = trio.current_time()
+                if now_s >= sweep_s:
+                    await self.sweep()
+                    sweep_s = now_s + SWEEP_INTERVAL_S
+                if now_s >= walk_s or committee != set(self._committee()):
+                    committee = set(self._committee())
+                    await self.repair()
+                    walk_s = now_s + WALK_INTERVAL_S
+            with trio.move_on_after(RETRY_S):
+                await self._asked.wait()
+
+    async def sweep(self) -> int:
+        """Look once through all data that is here and drop what nobody needs; returns how much of it was dropped."""
+        dropped, after = 0, b""
+        while True:
+            try:
+                page = await trio.to_thread.run_sync(self._data.page, after, PAGE)
+                dropped += await self._sweep_page(page)
+            except StoreError as error:
+                log.warning("off-chain data cannot be looked through; a later look tries again", error=str(error))
+                return dropped
+            if len(page) < PAGE:
+                return dropped
+            after = page[-1].digest
+            await trio.sleep(PAGE_PAUSE_S)
+
+    async def _sweep_page(self, page: list[Kept]) -> int:
+        height = self._store.head().height
+        fates = {kept.digest: self.fate(kept, height) for kept in page}
+        idle = [kept for kept in page if fates[kept.digest] == "idle"]
+        new = [kept.digest for kept in idle if kept.since_height is None]
+        if new:
+            await trio.to_thread.run_sync(self._data.found_idle, new, height)
+        old = {
+            kept.digest
+            for kept in idle
+            if kept.since_height is not None and height > kept.since_height + self._idle_microblocks
+        }
+        going = [kept for kept in page if kept.digest in old or fates[kept.digest] == "drop"]
+        if going:
+            async with self._availability.removing:
+                # Meanwhile one of them may have been committed to.
+                sure = [kept.digest for kept in going if self.fate(kept, height) != "keep"]
+                await trio.to_thread.run_sync(self._data.remove, sure)
+                self._readiness.forget(sure)
+                return len(sure)
+        return 0
+
+    async def repair(self) -> int:
+        """Look once through all batches, the newest of each contract first, and fetch data that should be here; returns how much came."""
+        repaired = lost = 0
+        start = b""
+        while True:
+            contracts = list(contracts_from(self._store, start, PAGE))
+            for contract in contracts:
+                came, missing = await self._repair_contract(contract)
+                repaired, lost = repaired + came, lost + missing
+            if len(contracts) < PAGE:
+                break
+            start = contracts[-1].terms.contract_id + b"\0"
+        if lost and lost != self.lost:
+            log.warning("data of batches should be here and nobody connected has it", batches=lost)
+        self.lost = lost
+        return repaired
+
+    async def _repair_contract(self, contract: Contract) -> tuple[int, int]:
+        came = missing = 0
+        for number in range(contract.batch_count - 1, -1, -1):
+            # The contract may have lost batches to fraud meanwhile: then there are none of these numbers.
+            committed = batch_at(self._store, contract, number)
+            height = self._store.head().height
+            kept = self._rules.window_microblocks + self._rules.retention_microblocks
+            if committed is None or height >= committed.height + kept or missing >= MAX_MISSING:
+                break
+            if self.should_hold(contract, number, height):
+                outcome = await self._bring(committed.commitment)
+                came, missing = came + (outcome is True), missing + (outcome is False)
+            if number % PAGE == 0:
+                await trio.sleep(PAGE_PAUSE_S)
+        return came, missing
+
+    async def _repair_soon(self) -> None:
+        for use in list(self._soon):
+            del self._soon[use]
+            contract = contract_at(self._store, use.contract_id)
+            committed = batch_at(self._store, contract, use.number) if contract is not None else None
+            if contract is None or committed is None:
+                continue
+            if self.should_hold(contract, use.number, self._store.head().height):
+                await self._bring(committed.commitment)
+
+    async def _bring(self, commitment: BatchCommitment) -> bool | None:
+        """Have data here; returns whether it came, None when nothing had to."""
+        try:
+            if await trio.to_thread.run_sync(self._data.has, commitment.data_digest):
+                return None
+            if not self._data.has_room(commitment.data_bytes, 2 * SPARE_BYTES):
+                raise StoreError("no room for further off-chain data; raise offchain_data_bytes")
+            await self._availability.keep(commitment)
+        except (NotFound, StoreError, InvalidInput) as error:
+            log.debug("data could not be repaired", digest=commitment.data_digest.hex(), error=str(error))
+            return False
+        log.info("data of a batch repaired", contract=commitment.contract_id.hex(), batch=commitment.number)
+        await trio.sleep(REPAIR_PAUSE_S)
+        return True
