@@ -24,7 +24,7 @@ from contracts.journal import Accepted, Cut, JournalEntry
 from contracts.machine import Outcome
 from contracts.registry import Registry
 from contracts.requests import CheckedRequest, check_request
-from contracts.state_map import StateMap
+from contracts.state_map import Changes, StateMap
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import InvalidInput, StoreError
 from ledger.offchain import (
@@ -152,6 +152,8 @@ class Operator:
         self._waiting: dict[int, BatchCommitment] = {}
         self._appended = self._durable = 0
         self._unsent: list[tuple[int, Accepted | Batch]] = []
+        self._changed: dict[bytes, bytes | None] = {}
+        self._changes: dict[int, Changes] = {}
         self._remembered: OrderedDict[tuple[bytes, int], tuple[int, Accepted]] = OrderedDict()
         self._remembered_bytes = 0
 
@@ -168,10 +170,15 @@ class Operator:
         What the chain has forced is given here once for each time that it was forced, in the chain's order; after a crash the journal's
         forced entries tell how far that went.
         """
-        request = check_request(self._chain_id, self._terms.contract_id, raw)
+        return self.accept_checked(
+            check_request(self._chain_id, self._terms.contract_id, raw), now_ms, is_forced=is_forced
+        )
+
+    def accept_checked(self, request: CheckedRequest, now_ms: int, *, is_forced: bool = False) -> Ticket:
+        """Do the same for a request that `check_request` has checked for this chain and contract, in a worker thread perhaps."""
         if not is_forced:
             known = self._remembered.get((request.sender, request.first_sequence))
-            if known is not None and known[1].request == raw:
+            if known is not None and known[1].request == request.raw:
                 return Ticket(known[0], (), self._answer(known[1]) if known[0] < self._durable else None)
             following = next_sequence(self.state, request.sender)
             if request.first_sequence < following:
@@ -181,7 +188,7 @@ class Operator:
             raise Busy(f"{self._appended - self._durable} requests wait for the disk; try again in a moment")
         entries: list[JournalEntry] = []
         time_ms = max(now_ms, self._time_ms)
-        if self._is_full(len(raw), is_forced):
+        if self._is_full(len(request.raw), is_forced):
             # Executed first, on the next batch's place: a request that is refused must not cut anything.
             self._execute(Place(self.number + 1, 0, time_ms, is_forced), request)
             entries.append(self._cut(time_ms))
@@ -218,6 +225,7 @@ class Operator:
         total = (self._items[-1].operation_total if place.index else 0) + replay.operation_count
         if apply:
             self.state.apply(replay.changes)
+            self._changed.update(replay.changes)
         leaf = RequestLeaf(request.digest, place.time_ms, total, replay.outcomes_digest, self.state.root())
         return leaf, executed.outcomes
 
@@ -234,7 +242,7 @@ class Operator:
         return Answer(sign_receipt(self._chain_id, self._key, receipt), accepted.outcomes)
 
     def answer_of(self, accepted: Accepted) -> Answer:
-        """Return the answer to a request that a durable journal entry holds: the same bytes as at the first time."""
+        """Return the answer to a request that a durable journal entry holds: the same bytes each time. Safe in any thread."""
         return self._answer(accepted)
 
     # ------------------------------------------------------------ batches
@@ -267,6 +275,8 @@ class Operator:
             self._forced,
         )
         self._waiting[self.number] = commitment
+        self._changes[self.number] = tuple(self._changed.items())
+        self._changed = {}
         self._unsent.append((self._appended, Batch(commitment, data)))
         self._appended += 1
         self._items, self._forced, self._bytes = [], [], 0
@@ -277,19 +287,29 @@ class Operator:
 
     def durable(self, count: int) -> Released:
         """Take note that the first `count` entries of the journal are durable; returns what rests on them."""
-        assert self._durable <= count <= self._appended, f"{count} entries durable of {self._appended}"
-        self._durable = count
-        ready = [(position, what) for position, what in self._unsent if position < count]
-        del self._unsent[: len(ready)]
+        ready = self.release(count)
         return Released(
             tuple((position, self._answer(what)) for position, what in ready if isinstance(what, Accepted)),
             tuple(what for _, what in ready if isinstance(what, Batch)),
         )
 
+    def release(self, count: int) -> list[tuple[int, Accepted | Batch]]:
+        """Do as `durable` does, for a caller that has the receipts signed elsewhere, by `answer_of`; gives what they are for."""
+        assert self._durable <= count <= self._appended, f"{count} entries durable of {self._appended}"
+        self._durable = count
+        ready = [(position, what) for position, what in self._unsent if position < count]
+        del self._unsent[: len(ready)]
+        return ready
+
+    def take_changes(self, number: int) -> Changes:
+        """Return what a batch that was cut has changed, once: what moves a stored `Start` on by one batch."""
+        return self._changes.pop(number)
+
     def committed(self, number: int) -> None:
         """Take note that the chain has committed a batch, and with it all before."""
         for waiting in [waiting for waiting in self._waiting if waiting <= number]:
             del self._waiting[waiting]
+            self._changes.pop(waiting, None)
 
     # ------------------------------------------------------------ coming back
 
@@ -312,6 +332,7 @@ class Operator:
                 raise StoreError(f"the operator's journal cannot be executed again: {error}") from error
             if again != entry:
                 raise StoreError(f"the operator's journal does not follow from its beginning at batch {number}")
+        self._changes.clear()
         return self.durable(self._appended)
 
     def _again(self, entry: JournalEntry) -> JournalEntry:
