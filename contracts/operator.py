@@ -247,6 +247,11 @@ class Operator:
 
     # ------------------------------------------------------------ batches
 
+    @property
+    def open_since_ms(self) -> int | None:
+        """Time of the first request in the open batch; None while it is empty."""
+        return self._items[0].time_ms if self._items else None
+
     def is_due(self, now_ms: int) -> bool:
         """Tell whether the open batch should be cut now."""
         return bool(self._items) and (
@@ -287,11 +292,7 @@ class Operator:
 
     def durable(self, count: int) -> Released:
         """Take note that the first `count` entries of the journal are durable; returns what rests on them."""
-        ready = self.release(count)
-        return Released(
-            tuple((position, self._answer(what)) for position, what in ready if isinstance(what, Accepted)),
-            tuple(what for _, what in ready if isinstance(what, Batch)),
-        )
+        return self._signed(self.release(count))
 
     def release(self, count: int) -> list[tuple[int, Accepted | Batch]]:
         """Do as `durable` does, for a caller that has the receipts signed elsewhere, by `answer_of`; gives what they are for."""
@@ -300,6 +301,12 @@ class Operator:
         ready = [(position, what) for position, what in self._unsent if position < count]
         del self._unsent[: len(ready)]
         return ready
+
+    def _signed(self, ready: list[tuple[int, Accepted | Batch]]) -> Released:
+        return Released(
+            tuple((position, self._answer(what)) for position, what in ready if isinstance(what, Accepted)),
+            tuple(what for _, what in ready if isinstance(what, Batch)),
+        )
 
     def take_changes(self, number: int) -> Changes:
         """Return what a batch that was cut has changed, once: what moves a stored `Start` on by one batch."""
@@ -321,6 +328,10 @@ class Operator:
         the first entry that was taken over. Raises `StoreError` when an entry does not follow from those before: the journal is
         damaged, or the machine is another one than it was.
         """
+        return self._signed(self.take_over(journal))
+
+    def take_over(self, journal: Iterable[JournalEntry]) -> list[tuple[int, Accepted | Batch]]:
+        """Do as `recover` does, for a caller whose users ask again for their receipts: nothing is signed."""
         assert not self._appended, "only a fresh operator recovers"
         for entry in journal:
             number = entry.number if isinstance(entry, Accepted) else entry.commitment.number
@@ -333,7 +344,7 @@ class Operator:
             if again != entry:
                 raise StoreError(f"the operator's journal does not follow from its beginning at batch {number}")
         self._changes.clear()
-        return self.durable(self._appended)
+        return self.release(self._appended)
 
     def _again(self, entry: JournalEntry) -> JournalEntry:
         if isinstance(entry, Cut):
