@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What accounts do: transfer credits, become an institution, report misbehaviour."""
 
-import msgspec
-
 from ledger.acts import Act, current_account
 from ledger.bodies import RegisterInstitution, ReportMisbehaviour, Transfer
 from ledger.errors import InvalidInput, Rejection, RejectionReason
 from ledger.evidence import check_evidence
 from ledger.miners import Offence
-from ledger.state import ACCREDITATIONS, INSTITUTIONS, KEY_HOLDERS, MINERS, OFFENCES, SUPPLY, Institution
+from ledger.state import ACCREDITATIONS, INSTITUTIONS, KEY_HOLDERS, MINERS, OFFENCES, Institution
 
 
 def transfer(act: Act, body: Transfer) -> None:
@@ -46,14 +44,7 @@ def report_misbehaviour(act: Act, body: ReportMisbehaviour) -> Rejection | None:
             raise InvalidInput(f"evidence: {offender.hex()} is no miner of this chain")
         guilt = check_evidence(context.chain_id, body.evidence)
     except InvalidInput as error:
-        _burn(act, penalty)
+        act.lose(penalty)
         return Rejection(RejectionReason.FALSE_EVIDENCE, str(error))
     state.put(OFFENCES, offender, Offence(context.height, guilt.epoch, guilt.round, act.sender))
     return None
-
-
-def _burn(act: Act, amount: int) -> None:
-    act.balance_microcredit -= amount
-    supply = act.state.supply()
-    burnt = supply.burnt_microcredit + amount
-    act.state.put(SUPPLY, b"", msgspec.structs.replace(supply, burnt_microcredit=burnt))

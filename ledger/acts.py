@@ -19,6 +19,7 @@ from ledger.state import (
     INSTITUTIONS,
     KEY_HOLDERS,
     PATIENTS,
+    SUPPLY,
     Account,
     State,
 )
@@ -77,6 +78,17 @@ class Act:
             target = self.state.account(recipient)
             balance = target.balance_microcredit + amount_microcredit
             self.state.put(ACCOUNTS, recipient, Account(target.nonce, balance))
+
+    def lose(self, amount_microcredit: int) -> None:
+        """Take a penalty from the sender, who can pay it, see `require_credits`; nobody gets it."""
+        self.balance_microcredit -= amount_microcredit
+        self.burn(amount_microcredit)
+
+    def burn(self, amount_microcredit: int) -> None:
+        """Destroy credits that were taken from elsewhere."""
+        supply = self.state.supply()
+        burnt = supply.burnt_microcredit + amount_microcredit
+        self.state.put(SUPPLY, b"", msgspec.structs.replace(supply, burnt_microcredit=burnt))
 
     def require_holder(self, address: bytes) -> Patient:
         """Return a patient whose newest key has signed the transaction."""

@@ -21,13 +21,16 @@ from ledger.bodies import (
     RegisterPatient,
 )
 from ledger.chain import Chain
+from ledger.codec import decoder
+from ledger.contract_bodies import ClaimBalance, CommitBatch, ForceOperation, FundContract
 from ledger.crypto.chameleon import check_opening, is_element
 from ledger.crypto.chameleon_proof import VerifyingKey, verify_proof
 from ledger.crypto.hashing import ZERO_DIGEST
 from ledger.crypto.keys import address_of, is_public_key, verify
-from ledger.errors import Rejection, RejectionReason
+from ledger.errors import InvalidInput, Rejection, RejectionReason
 from ledger.guardianship import recovery_digest
 from ledger.labels import permission_digest
+from ledger.offchain import MAX_REQUEST_BYTES, ChainOperations, check_commitment
 from ledger.patients import (
     PatientKeyblock,
     envelope_digest,
@@ -130,6 +133,36 @@ def _delegate_powers(body: DelegatePowers, _chain: Chain) -> None:
     _require(body.delegate != body.patient, "a patient needs no delegation to act as the patient")
 
 
+def _fund_contract(body: FundContract, _chain: Chain) -> None:
+    _require(
+        body.amount_microcredit, "amount_microcredit must be at least 1: a deposit of nothing still needs an answer"
+    )
+
+
+def _commit_batch(body: CommitBatch, _chain: Chain) -> None:
+    try:
+        check_commitment(body.commitment)
+    except InvalidInput as error:
+        raise Rejection(RejectionReason.MALFORMED, str(error)) from error
+
+
+def _force_operation(body: ForceOperation, _chain: Chain) -> None:
+    try:
+        _decode_chain_operations(body.request)
+    except InvalidInput:
+        return  # of a user, or malformed: the machines say so
+    # It is unsigned, and would be executed as if the chain had taken the credits that it tells of.
+    raise Rejection(RejectionReason.WRONG_REQUEST, "the request is one that the chain itself makes; fund the contract")
+
+
+_decode_chain_operations = decoder(ChainOperations, MAX_REQUEST_BYTES)
+
+
+def _claim_balance(body: ClaimBalance, _chain: Chain) -> None:
+    keys = [entry.key for entry in body.entries]
+    _require(len(set(keys)) == len(keys), "two proofs of one state key; give one")
+
+
 def _check_keyblock(keyblock: PatientKeyblock, signature: bytes, chain: Chain) -> None:
     _require(is_public_key(keyblock.reencryption_key), "reencryption_key is not a point of secp256k1")
     _require(is_element(keyblock.chameleon_key), "chameleon_key is not a field element below r of BN254")
@@ -156,5 +189,9 @@ CHECKS: Mapping[type, Callable[[Any, Chain], None]] = {
     AppointGuardians: _appoint_guardians,
     ChangeKeys: _change_keys,
     DelegatePowers: _delegate_powers,
+    FundContract: _fund_contract,
+    CommitBatch: _commit_batch,
+    ForceOperation: _force_operation,
+    ClaimBalance: _claim_balance,
 }
 """By kind of body; the others say nothing that could contradict itself. `Any` because each check takes its own kind."""

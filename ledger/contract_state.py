@@ -39,7 +39,7 @@ class Contract(Wire, frozen=True):
     answered_count: Uint
     """Forced requests that these batches answer for: always the first ones, in order."""
     cleared_count: Uint
-    """Forced requests whose rows are removed: answered by final batches, or paid back."""
+    """The first ones of them, whose rows are removed because final batches have answered; lags behind those batches."""
     deposit_count: Uint
     """Deposits among the forced requests; the sequence number of the next."""
     settles_height: Uint

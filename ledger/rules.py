@@ -53,8 +53,9 @@ class ContractRules(Wire, frozen=True):
     """Smallest bond of an operator, in millionths of a credit; half of it goes to who proves fraud, the rest is burnt."""
     window_microblocks: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
     """Microblocks after which a batch that nobody has challenged is final."""
-    forced_batches: Annotated[int, msgspec.Meta(ge=1, le=2**10)]
-    """Batches of the operator within which a forced request must be answered for."""
+    forced_batches: Annotated[int, msgspec.Meta(ge=3, le=2**10)]
+    """Batches of the operator within which a forced request must be answered for. An operator may have cut all but two of them ahead of
+    the chain: what is forced then goes into the batch that is open, or, when that is full, into the next."""
     neglect_microblocks: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
     """Microblocks without a batch after which an operator who owes an answer counts as dead."""
     retention_microblocks: Annotated[int, msgspec.Meta(ge=0, le=2**30)]
@@ -110,7 +111,7 @@ MAIN_PARAMETERS = Parameters(
     # With a heartbeat of 10 s and keyblocks at random every 600 s, an idle network fills 4(1 − e^(−1/4)) = 88 % of the bound.
     weight=WeightRules(600_000_000, 6),
     # With a heartbeat of 10 s on an idle network: a window of a day, an hour for an operator to be repaired, a month of data.
-    contracts=ContractRules(1_000 * 10**6, 8_640, 4, 360, 259_200),
+    contracts=ContractRules(1_000 * 10**6, 8_640, 12, 360, 259_200),
 )
 """RepuCoin as in the paper: reputation takes years."""
 TESTNET_PARAMETERS = msgspec.structs.replace(
@@ -127,7 +128,7 @@ DEVNET_PARAMETERS = msgspec.structs.replace(
     work=WorkRules((2**237 - 1).to_bytes(32, "big"), 15_000, 20),
     reputation=ReputationRules(100, 50, 20),
     # Seconds under load, minutes on an idle network: whoever tries things out sees batches become final.
-    contracts=ContractRules(10 * 10**6, 16, 4, 64, 1_024),
+    contracts=ContractRules(10 * 10**6, 16, 12, 64, 1_024),
     # An idle epoch has about four microblocks: pinning, its confirmation, the opening and a heartbeat.
     weight=WeightRules(6_000_000_000, 6),
 )

@@ -75,6 +75,8 @@ class Supply(Wire, frozen=True):
     """Credits ever destroyed."""
     fees_in_flight_microcredit: Uint
     """Fees paid and not yet distributed."""
+    contracts_microcredit: Uint
+    """Bonds and escrow of all off-chain contracts together."""
 
 
 class Table(Generic[V]):
@@ -268,7 +270,7 @@ class State:
 
 _ALL = 2**62
 _EMPTY_ACCOUNT = Account(0, 0)
-_NO_SUPPLY = Supply(0, 0, 0)
+_NO_SUPPLY = Supply(0, 0, 0, 0)
 
 
 def scan(reader: StateReader, table: Table[V], prefix: bytes, start: bytes, limit: int) -> Iterator[tuple[bytes, V]]:

@@ -149,7 +149,7 @@ class Store(StateReader, Protocol):
         """Release all files; further calls are errors of ours."""
 
 
-_FINAL_REASONS = frozenset({"", RejectionReason.FALSE_EVIDENCE.value})
+_FINAL_REASONS = frozenset({"", RejectionReason.FALSE_EVIDENCE.value, RejectionReason.FALSE_CHALLENGE.value})
 """Such a transaction has used its nonce: any later receipt only says that it came again."""
 
 

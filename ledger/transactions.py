@@ -13,13 +13,19 @@ from ledger.bodies import Body
 from ledger.body_checks import check_body
 from ledger.chain import Chain
 from ledger.codec import PublicKeyBytes, SignatureBytes, Uint, Wire, decoder, encode
+from ledger.contract_bodies import ChallengeBatch
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.crypto.keys import PrivateKey, address_of, verify
 from ledger.crypto.merkle import merkle_root
 from ledger.errors import InvalidInput, Rejection, RejectionReason
+from ledger.offchain import MAX_FRAUD_PROOF_BYTES
 
 MAX_TRANSACTION_BYTES = 16 * 1024
 """Twenty times the largest kind (evidence with two signed headers, about 800 bytes), and 32 fit into a batch."""
+MAX_CHALLENGE_BYTES = MAX_FRAUD_PROOF_BYTES + 1024
+"""A challenge alone may be larger: any dispute fits into a proof of fraud, and the rest of the transaction takes 250 bytes."""
+CHALLENGE_COST = 200
+"""A proof of fraud takes up to 10 ms to judge, a transfer 50 µs to apply."""
 MAX_BATCH_BYTES = 512 * 1024
 """Half of the gossip limit, and about 2 000 transfers."""
 MAX_BATCH_TRANSACTIONS = 4096
@@ -55,7 +61,7 @@ class SignedTransaction(Wire, frozen=True):
 
 # A struct of two: one array byte before the content; two bytes of bin header and 64 of signature after it.
 _CONTENT_START, _CONTENT_END = 1, -66
-_decode_signed = decoder(SignedTransaction, MAX_TRANSACTION_BYTES)
+_decode_signed = decoder(SignedTransaction, MAX_CHALLENGE_BYTES)
 _BatchItems = Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MAX_BATCH_TRANSACTIONS)]
 _decode_batch: Callable[[bytes], tuple[bytes, ...]] = decoder(_BatchItems, MAX_BATCH_BYTES, name="batch")
 
@@ -91,12 +97,15 @@ def sign_transaction(
 
 def check_shape(raw: bytes, chain_id: bytes) -> SignedTransaction:
     """First check: size, canonical encoding, known kind, right chain. Raises `Rejection`."""
-    if len(raw) > MAX_TRANSACTION_BYTES:
-        raise Rejection(RejectionReason.TOO_LARGE, f"{len(raw)} bytes; at most {MAX_TRANSACTION_BYTES} are allowed")
+    if len(raw) > MAX_CHALLENGE_BYTES:
+        raise Rejection(RejectionReason.TOO_LARGE, f"{len(raw)} bytes; at most {MAX_CHALLENGE_BYTES} are allowed")
     try:
         signed = _decode_signed(raw)
     except InvalidInput as error:
         raise Rejection(RejectionReason.MALFORMED, str(error)) from error
+    if len(raw) > MAX_TRANSACTION_BYTES and not isinstance(signed.transaction.body, ChallengeBatch):
+        detail = f"{len(raw)} bytes; at most {MAX_TRANSACTION_BYTES} are allowed, {MAX_CHALLENGE_BYTES} for a challenge"
+        raise Rejection(RejectionReason.TOO_LARGE, detail)
     prefix = signed.transaction.chain_prefix
     if prefix != chain_id[:CHAIN_PREFIX_BYTES]:
         detail = (
@@ -118,6 +127,11 @@ def check_transaction(raw: bytes, chain: Chain) -> CheckedTransaction:
         raise Rejection(RejectionReason.BAD_SIGNATURE, f"not signed by {transaction.sender.hex()} for this chain")
     check_body(transaction.body, chain)
     return CheckedTransaction(transaction_id(raw), raw, address_of(transaction.sender), transaction)
+
+
+def cost_of(transaction: Transaction) -> int:
+    """Return what a transaction costs to apply at most, in transfers: what whoever fills a microblock has to count."""
+    return CHALLENGE_COST if isinstance(transaction.body, ChallengeBatch) else 1
 
 
 def encode_batch(raw_transactions: Sequence[bytes]) -> bytes:

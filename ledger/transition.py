@@ -2,8 +2,8 @@
 """The pure state transition: what a microblock's transactions do to the state.
 
 A transaction that the state refuses has no effect and costs nothing; it gets a receipt with the reason, because batches are made by many
-nodes at once and may hold the same transaction twice or out of order. Every handler raises before it writes. False evidence alone costs
-its sender fee and penalty: everyone has to check two signatures to find out.
+nodes at once and may hold the same transaction twice or out of order. Every handler raises before it writes. False evidence and false
+challenges alone cost their sender fee and penalty: everyone has to judge them to find out.
 
 A microblock is executed in two steps, `apply_transactions` and `conclude`; between them `consensus` accounts for terms, fees and keyblocks.
 """
@@ -35,6 +35,27 @@ from ledger.bodies import (
     Transfer,
 )
 from ledger.codec import Wire
+from ledger.contract_acts import commit_batch, force_operation, fund_contract, open_contract
+from ledger.contract_bodies import (
+    ChallengeBatch,
+    ClaimBalance,
+    CloseContract,
+    CommitBatch,
+    ForceOperation,
+    FreezeContract,
+    FundContract,
+    OpenContract,
+    ReclaimDeposit,
+    ReleaseBond,
+)
+from ledger.contract_ends import (
+    challenge_batch,
+    claim_balance,
+    close_contract,
+    freeze_contract,
+    reclaim_deposit,
+    release_bond,
+)
 from ledger.crypto.hashing import ZERO_DIGEST
 from ledger.emergency_acts import approve_emergency, open_emergency, review_emergency
 from ledger.errors import Rejection, RejectionReason
@@ -110,7 +131,7 @@ def execute_genesis(genesis: Genesis) -> Execution:
         state.put(ACCOUNTS, allocation.account, Account(0, allocation.balance_microcredit))
     for account in genesis.accredited:
         state.put(ACCREDITATIONS, account, Accreditation(0))
-    state.put(SUPPLY, b"", Supply(sum(a.balance_microcredit for a in genesis.allocations), 0, 0))
+    state.put(SUPPLY, b"", Supply(sum(a.balance_microcredit for a in genesis.allocations), 0, 0, 0))
     for member in genesis.committee:
         history = MinerHistory(external_nano=member.external_nano)
         state.put(MINERS, member.public_key, history)
@@ -161,7 +182,8 @@ def conclude(state: State, previous_digest: bytes, receipts: tuple[tuple[bytes, 
 def apply_transaction(state: State, context: BlockContext, checked: CheckedTransaction) -> Rejection | None:
     """Third check and effect of one transaction; raises `Rejection` and then leaves `state` as it was.
 
-    Returns None, or the rejection of false evidence: that has cost its sender fee, penalty and nonce, and has no other effect.
+    Returns None, or the rejection of false evidence or a false challenge: that has cost its sender fee, penalty and nonce, and has no
+    other effect.
     """
     transaction = checked.transaction
     account = _check_envelope(state, context, checked.sender, transaction)
@@ -214,5 +236,15 @@ HANDLERS: Mapping[type, Callable[[Act, Any], Rejection | None]] = {
     OpenEmergency: open_emergency,
     ApproveEmergency: approve_emergency,
     ReviewEmergency: review_emergency,
+    OpenContract: open_contract,
+    FundContract: fund_contract,
+    CommitBatch: commit_batch,
+    ChallengeBatch: challenge_batch,
+    ForceOperation: force_operation,
+    FreezeContract: freeze_contract,
+    CloseContract: close_contract,
+    ClaimBalance: claim_balance,
+    ReclaimDeposit: reclaim_deposit,
+    ReleaseBond: release_bond,
 }
 """What each kind of body does; `Any` because each handler takes its own kind."""

@@ -42,6 +42,11 @@ _MAY_PASS = frozenset(
         RejectionReason.NOT_A_GUARDIAN,
         RejectionReason.EMERGENCY_UNKNOWN,
         RejectionReason.EMERGENCY_OPEN,
+        RejectionReason.CONTRACT_UNKNOWN,
+        RejectionReason.BATCH_UNKNOWN,
+        RejectionReason.WRONG_BATCH,
+        RejectionReason.ANSWER_OWED,
+        RejectionReason.CONTRACT_OPEN,
     }
 )
 

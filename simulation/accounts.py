@@ -10,7 +10,7 @@ from ledger.bodies import ReportMisbehaviour, Transfer
 from ledger.crypto.keys import address_of, verify
 from ledger.evidence import ConflictingVotes, Evidence
 from ledger.genesis import Genesis, chain_id
-from ledger.state import ACCOUNTS, State
+from ledger.state import ACCOUNTS, CONTRACTS, State
 from ledger.transactions import CheckedTransaction
 from ledger.votes import vote_digest
 
@@ -97,7 +97,10 @@ class Accounts:
         """Return where a state has other credits than these, or breaks I7; empty when all is well."""
         supply = state.supply()
         found = {address: account.balance_microcredit for address, account in state.entries(ACCOUNTS)}
-        total = sum(found.values()) + supply.fees_in_flight_microcredit
+        held = sum(entry.bond_microcredit + entry.escrow_microcredit for _, entry in state.entries(CONTRACTS))
+        if supply.contracts_microcredit != held:
+            return f"{supply.contracts_microcredit} in contracts by the sums, {held} by the contracts"
+        total = sum(found.values()) + held + supply.fees_in_flight_microcredit
         if supply.minted_microcredit - supply.burnt_microcredit != total:
             return f"{supply.minted_microcredit} minted and {supply.burnt_microcredit} burnt, but there are {total}"
         if (supply.minted_microcredit, supply.burnt_microcredit) != (self.minted, self.burnt):

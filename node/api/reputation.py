@@ -82,10 +82,11 @@ def reputation_routes(node: Served) -> APIRouter:
 
     @router.get("/v1/supply")
     async def supply() -> models.Supply:
-        """All credits: minted, burnt, in flight, and what the accounts hold together."""
+        """All credits: minted, burnt, in flight, in contracts, and what the accounts hold together."""
         state, head = State(store), store.head()
         sums = state.supply()
-        held = sums.minted_microcredit - sums.burnt_microcredit - sums.fees_in_flight_microcredit
+        held = sums.minted_microcredit - sums.burnt_microcredit
+        held -= sums.fees_in_flight_microcredit + sums.contracts_microcredit
         return models.Supply(
             height=head.height,
             epoch=state.progress().epoch,

@@ -374,7 +374,7 @@ class PinnedKeyblock(Model):
 
 
 class Supply(Model):
-    """All credits, in millionths. What came into being is somewhere: minted − burnt = balances + fees in flight (I7)."""
+    """All credits, in millionths. What came into being is somewhere: minted − burnt = balances + contracts + fees in flight (I7)."""
 
     height: int
     """Newest committed microblock."""
@@ -383,8 +383,10 @@ class Supply(Model):
     minted_microcredit: int
     """Ever created: opening balances and mining rewards."""
     burnt_microcredit: int
-    """Ever destroyed: penalties for false evidence."""
+    """Ever destroyed: penalties for false evidence and false challenges, half of the bonds of fraudulent operators."""
     fees_in_flight_microcredit: int
     """Fees paid in the running epoch; its end distributes them."""
+    contracts_microcredit: int
+    """Bonds and escrow of all off-chain contracts together."""
     balances_microcredit: int
-    """What all accounts hold together: minted − burnt − fees in flight."""
+    """What all accounts hold together: the rest."""

@@ -14,8 +14,8 @@ from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOpti
 block_app = typer.Typer(help="Look at blocks.", no_args_is_help=True)
 tx_app = typer.Typer(help="Look at transactions, and submit signed ones.", no_args_is_help=True)
 
-MAX_HEX_FILE_BYTES = 64 * 1024
-"""A transaction has at most 16 KiB, twice that in hexadecimal."""
+MAX_HEX_FILE_BYTES = 128 * 1024
+"""A transaction has at most 49 KiB, twice that in hexadecimal."""
 
 
 def add_to(root: typer.Typer) -> None:

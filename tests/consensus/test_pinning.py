@@ -25,7 +25,7 @@ from ledger.genesis import Allocation, Genesis
 from ledger.memory_store import MemoryStore
 from ledger.miners import MEDIAN_KEYBLOCKS, inverted
 from ledger.rules import REPUTATION_UNIT, Parameters, WorkRules
-from ledger.state import EPOCHS, FEES, MINER_VERSIONS, MINERS, State
+from ledger.state import CONTRACTS, EPOCHS, FEES, MINER_VERSIONS, MINERS, State
 from ledger.transactions import CheckedTransaction
 from tests.consensus.chains import EASY_WORK, PARAMETERS, ChainMaker, Step, number_of
 
@@ -118,7 +118,9 @@ def test_every_balance_is_what_the_papers_rule_gives_and_credits_are_conserved(s
         supply = state.supply()
         in_flight = sum(fees for _, fees in books.fees)
         assert supply.fees_in_flight_microcredit == in_flight
-        assert supply.minted_microcredit - supply.burnt_microcredit == sum(balances.values()) + in_flight
+        held = supply.contracts_microcredit
+        assert held == sum(row.bond_microcredit + row.escrow_microcredit for _, row in state.entries(CONTRACTS))
+        assert supply.minted_microcredit - supply.burnt_microcredit == sum(balances.values()) + held + in_flight
 
 
 def balance(chain: ChainMaker, address: bytes) -> int:

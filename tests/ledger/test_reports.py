@@ -79,7 +79,7 @@ def test_false_evidence_passes_the_first_checks_and_costs_fee_and_penalty(eviden
     assert refused.detail.startswith("evidence: ")
     assert state.changes() == (
         (b"a" + REPORTER.address, encode(Account(1, BALANCE - FEE - PENALTY))),
-        (b"s", encode(Supply(MINTED, PENALTY, 0))),
+        (b"s", encode(Supply(MINTED, PENALTY, 0, 0))),
     )
 
 
@@ -118,9 +118,9 @@ def test_who_could_not_pay_the_penalty_cannot_report_even_the_truth(evidence: Ev
 
 def test_a_penalty_adds_to_what_was_burnt_and_leaves_the_other_sums() -> None:
     state = fresh()
-    state.put(SUPPLY, b"", Supply(MINTED, 7, 11))
+    state.put(SUPPLY, b"", Supply(MINTED, 7, 11, 0))
     report(state, FALSE["not signed"])
-    assert state.supply() == Supply(MINTED, 7 + PENALTY, 11)
+    assert state.supply() == Supply(MINTED, 7 + PENALTY, 11, 0)
 
 
 def credits_in(store: Store) -> int:
@@ -142,7 +142,7 @@ def test_i7_holds_over_a_block_with_true_false_and_late_reports(store: Store) ->
     ]
     assert head.transaction_count == 2
     supply = State(store).supply()
-    assert supply == Supply(MINTED, PENALTY, 3 * FEE)
+    assert supply == Supply(MINTED, PENALTY, 3 * FEE, 0)
     assert supply.minted_microcredit - supply.burnt_microcredit - supply.fees_in_flight_microcredit == credits_in(store)
     assert State(store).account(REPORTER.address) == Account(2, BALANCE - 2 * FEE - PENALTY)
 

@@ -78,7 +78,7 @@ def test_entries_are_those_that_are_there_after_all_changes() -> None:
 
 def test_changes_come_in_the_order_of_their_keys_with_the_last_value() -> None:
     state = State(MemoryStore(testing.genesis()))
-    state.put(SUPPLY, b"", Supply(1, 2, 3))
+    state.put(SUPPLY, b"", Supply(1, 2, 3, 4))
     state.put(ACCREDITATIONS, b"b" * 20, Accreditation(1))
     state.put(ACCOUNTS, b"z" * 20, Account(1, 1))
     state.put(ACCOUNTS, b"a" * 20, Account(1, 1))
@@ -87,7 +87,7 @@ def test_changes_come_in_the_order_of_their_keys_with_the_last_value() -> None:
         (b"a" + b"a" * 20, encode(Account(2, 2))),
         (b"a" + b"z" * 20, encode(Account(1, 1))),
         (b"c" + b"b" * 20, encode(Accreditation(1))),
-        (b"s", encode(Supply(1, 2, 3))),
+        (b"s", encode(Supply(1, 2, 3, 4))),
     )
 
 
@@ -96,7 +96,7 @@ def test_supply_is_read_or_nothing() -> None:
     assert State(store).supply().minted_microcredit == 16 * testing.BALANCE_MICROCREDIT
     state = State(store)
     state.delete(SUPPLY, b"")
-    assert state.supply() == Supply(0, 0, 0)
+    assert state.supply() == Supply(0, 0, 0, 0)
 
 
 def test_progress_is_there_from_the_founding_on() -> None:

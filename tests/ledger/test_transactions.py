@@ -9,21 +9,28 @@ from hypothesis import strategies as st
 from ledger import testing
 from ledger.bodies import Body, RegisterInstitution, RegisterPatient, ReportMisbehaviour, Transfer
 from ledger.codec import encode
+from ledger.contract_bodies import ChallengeBatch, ClaimBalance
 from ledger.crypto.chameleon import FIELD_ORDER
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.crypto.keys import address_of
 from ledger.errors import InvalidInput, Rejection, RejectionReason
 from ledger.evidence import ConflictingMicroblocks
 from ledger.genesis import chain_id
+from ledger.offchain import MAX_FRAUD_PROOF_BYTES, MAX_REQUEST_BYTES, LeafProof, RequestLeaf, WrongExecution
+from ledger.partial_tree import WitnessEntry
 from ledger.patients import patient_keyblock_signing_digest
+from ledger.state_tree import ProofStep, StateProof
 from ledger.transactions import (
+    CHALLENGE_COST,
     MAX_BATCH_BYTES,
     MAX_BATCH_TRANSACTIONS,
+    MAX_CHALLENGE_BYTES,
     MAX_TRANSACTION_BYTES,
     SignedTransaction,
     batch_digest,
     check_shape,
     check_transaction,
+    cost_of,
     decode_batch,
     encode_batch,
     transaction_id,
@@ -90,7 +97,38 @@ def test_random_bytes_are_malformed(raw: bytes) -> None:
 
 
 def test_size_is_checked_before_anything_else() -> None:
-    assert reason_of(bytes(MAX_TRANSACTION_BYTES + 1)) is RejectionReason.TOO_LARGE
+    assert reason_of(bytes(MAX_CHALLENGE_BYTES + 1)) is RejectionReason.TOO_LARGE
+    assert reason_of(bytes(MAX_CHALLENGE_BYTES)) is RejectionReason.MALFORMED
+
+
+def witness_entry(steps: int, value_bytes: int = 0) -> WitnessEntry:
+    proof = StateProof(tuple(ProofStep(bit % 256, bytes(32)) for bit in range(steps)), (bytes(32), bytes(32)))
+    return WitnessEntry(b"\xff" * 64, b"\xff" * value_bytes, proof)
+
+
+def challenge(witness: tuple[WitnessEntry, ...]) -> bytes:
+    disputed = LeafProof(0, RequestLeaf(bytes(32), 0, 1, bytes(32), bytes(32)), ())
+    proof = WrongExecution(b"\xff" * MAX_REQUEST_BYTES, None, disputed, witness)
+    return testing.signed(CHAIN, SENDER, ChallengeBatch(bytes(32), 2**63 - 1, proof), 2**63 - 1)
+
+
+def test_a_challenge_may_be_as_large_as_any_proof_of_fraud_and_nothing_else_may() -> None:
+    room = (*(witness_entry(256, 1024) for _ in range(3)), witness_entry(256))
+    largest = challenge(room)
+    assert MAX_FRAUD_PROOF_BYTES < len(largest) <= MAX_CHALLENGE_BYTES
+    checked = check_transaction(largest, testing.rules_of(CHAIN))
+    assert check_shape(largest, CHAIN).transaction == checked.transaction
+    assert decode_batch(encode_batch([largest] * (MAX_BATCH_BYTES // len(largest))))
+    assert reason_of(challenge((*room, witness_entry(20)))) is RejectionReason.TOO_LARGE
+    entries = (witness_entry(256), msgspec.structs.replace(witness_entry(256), key=b"k"))
+    claim = testing.signed(CHAIN, SENDER, ClaimBalance(bytes(32), bytes(20), 0, entries))
+    assert MAX_TRANSACTION_BYTES < len(claim) < MAX_CHALLENGE_BYTES
+    assert reason_of(claim) is RejectionReason.TOO_LARGE
+
+
+def test_a_challenge_counts_as_many_transfers_when_a_block_is_filled() -> None:
+    costs = [cost_of(check_shape(raw, CHAIN).transaction) for raw in (RAW, challenge(()))]
+    assert costs == [1, CHALLENGE_COST]
 
 
 def test_a_signature_by_another_key_or_of_another_content_is_refused() -> None:

@@ -124,7 +124,7 @@ def registered() -> State:
 def test_genesis_mints_the_allocations_and_accredits() -> None:
     execution = execute_genesis(GENESIS)
     state = dict(execution.changes)
-    assert state[b"s"] == encode(Supply(BALANCE * len(GENESIS.allocations), 0, 0))
+    assert state[b"s"] == encode(Supply(BALANCE * len(GENESIS.allocations), 0, 0, 0))
     assert state[b"a" + PAYER.address] == encode(Account(0, BALANCE))
     assert (b"c" + HOSPITAL.address in state, b"c" + PAYER.address in state) == (True, False)
     assert execution.receipts == ()
@@ -402,7 +402,7 @@ def test_microblock_gives_each_transaction_a_receipt_and_collects_the_fees() -> 
         (1, "nonce_gap"),
         (2, "nonce_used"),
     ]
-    assert dict(execution.changes)[b"s"] == encode(Supply(BALANCE * 16, 0, FEE))
+    assert dict(execution.changes)[b"s"] == encode(Supply(BALANCE * 16, 0, FEE, 0))
     assert [key for key, _ in execution.changes] == sorted(key for key, _ in execution.changes)
     assert execution.state_digest == next_state_digest(store.head().state_digest, execution.changes)
     assert apply_transactions(State(store), CONTEXT, transactions).fees_microcredit == FEE

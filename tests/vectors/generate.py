@@ -205,7 +205,7 @@ def structs() -> dict[str, Wire]:
         Institution("Krankenhaus Süd", "AT", MEMBER.public_key, testing.encryption_key(0), 1),
         Accreditation(0),
         Authorisation(allowed=False, changed_height=300),
-        Supply(10**15, 0, 70_000),
+        Supply(10**15, 0, 70_000, 0),
         Head(7, microblock_hash(header), 43, header.timestamp_ms, digest, 5, 1),
         Receipt(7, 130, "nonce_used"),
         ProofStep(200, digest),
