@@ -11,11 +11,18 @@ import pytest
 
 from contracts.machines import SHIPPED
 from contracts.operator import Operator
+from ledger import testing
+from ledger.acts import BlockContext
 from ledger.codec import decode, encode
 from ledger.errors import InvalidInput
 from ledger.fraud import check_fraud
+from ledger.genesis import Genesis, chain_id
+from ledger.memory_store import MemoryStore
 from ledger.offchain import BatchCommitment, ContractTerms, FraudProof
+from ledger.state import TABLES, State
 from ledger.state_tree import leaves_root, make_leaf, position_of
+from ledger.transactions import check_transaction
+from ledger.transition import apply_transaction
 from tests.contracts import kit
 
 PATH = Path(__file__).parents[1] / "vectors" / "offchain.json"
@@ -90,3 +97,23 @@ def test_the_judge_convicts_with_these_words(vector: dict[str, Any]) -> None:
     assert check_fraud(chain_id, terms, commitment, proof, kit.REGISTRY) == vector["verdict"]
     with pytest.raises(InvalidInput):
         check_fraud(chain_id, terms, kit.paid_batch()[2].commitment, proof, kit.REGISTRY)
+
+
+def test_the_chain_makes_of_contracts_what_the_vector_says() -> None:
+    (vector,) = [vector for vector in VECTORS if vector["kind"] == "chain"]
+    genesis = decode(Genesis, bytes.fromhex(vector["genesis"]), 16_384)
+    state, chain = State(MemoryStore(genesis)), chain_id(genesis)
+    for step in vector["transactions"]:
+        checked = check_transaction(bytes.fromhex(step["encoding"]), testing.rules_of(chain))
+        context = BlockContext(
+            step["height"], step["timestamp_ms"], genesis.parameters, chain, vector["epoch"], kit.REGISTRY
+        )
+        assert apply_transaction(state, context, checked) is None
+    entries = dict(vector["state"])
+    kinds = {bytes.fromhex(key)[:1] for key in entries}
+    tables = [table for table in TABLES if table.prefix in kinds]
+    found = {(table.prefix + key).hex(): encode(row).hex() for table in tables for key, row in state.entries(table)}
+    assert found == entries
+    assert {"contracts", "contract_batches", "forced_requests", "claims", "offences", "supply"} < {
+        table.name for table in tables
+    }

@@ -2,6 +2,7 @@
 """A small world for the tests of contracts on the chain: funded accounts, one operator with the real core, heights that pass."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -57,10 +58,17 @@ class World:
         self.state = State(MemoryStore(GENESIS))
         self.height = 10
         self.fees = 0
+        self.sent: list[tuple[int, PrivateKey, bytes]] = []
+        """Height, sender and bytes of what was applied."""
+        self.bodies: list[Any] = []
 
     @property
     def time_ms(self) -> int:
-        return testing.GENESIS_TIMESTAMP_MS + 1_000 * self.height
+        return self.time_at(self.height)
+
+    @staticmethod
+    def time_at(height: int) -> int:
+        return testing.GENESIS_TIMESTAMP_MS + 1_000 * height
 
     def act(self, sender: PrivateKey, body: Body) -> Rejection | None:
         """Send a body through all three checks of a transaction."""
@@ -70,6 +78,8 @@ class World:
         context = BlockContext(self.height, self.time_ms, rules, CHAIN, epoch=2, machines=MACHINES)
         refused = apply_transaction(self.state, context, check_transaction(raw, testing.rules_of(CHAIN)))
         self.fees += FEE
+        self.sent.append((self.height, sender, raw))
+        self.bodies.append(body)
         return refused
 
     def refuse(self, reason: RejectionReason, sender: PrivateKey, body: Body, match: str = ".") -> None:

@@ -156,6 +156,10 @@ def test_every_transaction_of_the_example_microblock_takes_effect() -> None:
     store = MemoryStore(GENESIS)
     update = testing.next_update(store, [RAW])
     assert {receipt.reason for _, receipt in update.receipts} == {""}
+    assert all(receipt.height == 1 for _, receipt in update.receipts)
+
+
+def test_every_kind_of_transaction_has_a_vector() -> None:
     kinds = {vector["name"] for vector in load("transactions")}
     assert kinds == {kind.__name__ for kind in (*get_args(Body), *get_args(Evidence))} - {"ReportMisbehaviour"}
 

@@ -76,6 +76,7 @@ from ledger.store import Head
 from ledger.transactions import SignedTransaction, Transaction, batch_digest, encode_batch, transaction_id
 from ledger.transition import Receipt, execute_genesis
 from ledger.votes import SignedIndex, _VoteContent, vote_digest
+from tests.vectors.contracts import contract_structs, contract_transactions, on_chain
 from tests.vectors.examples import (
     CHAIN,
     GENESIS,
@@ -200,6 +201,7 @@ def structs() -> dict[str, Wire]:
         RECORD.microblock,
         RECORD.envelope,
         *_care(store),
+        *contract_structs(),
         *offchain_structs(),
         Account(3, 2**62 - 1),
         Institution("Krankenhaus Süd", "AT", MEMBER.public_key, testing.encryption_key(0), 1),
@@ -275,7 +277,8 @@ def encodings() -> list[dict[str, Any]]:
 def transactions() -> list[dict[str, Any]]:
     """Return each kind of transaction with its secret key, signing digest, signature, bytes and identifier."""
     vectors: dict[str, dict[str, Any]] = {}
-    for secret, raw in zip(SENDERS, RAW, strict=True):
+    examples = [(CHAIN, secret, raw) for secret, raw in zip(SENDERS, RAW, strict=True)]
+    for chain, secret, raw in (*examples, *contract_transactions()):
         signed = msgspec.msgpack.decode(raw, type=SignedTransaction)
         content: Transaction = signed.transaction
         body: Body = content.body
@@ -284,12 +287,12 @@ def transactions() -> list[dict[str, Any]]:
             name,
             {
                 "name": name,
-                "chain_id": CHAIN.hex(),
+                "chain_id": chain.hex(),
                 "secret_key": secret.secret.hex(),
                 "sender_address": secret.address.hex(),
                 "value": plain(signed),
                 "content": encode(content).hex(),
-                "signing_digest": tagged_hash(Tag.TRANSACTION_SIGNATURE, CHAIN, encode(content)).hex(),
+                "signing_digest": tagged_hash(Tag.TRANSACTION_SIGNATURE, chain, encode(content)).hex(),
                 "signature": signed.signature.hex(),
                 "encoding": raw.hex(),
                 "transaction_id": transaction_id(raw).hex(),
@@ -516,7 +519,7 @@ def files() -> dict[str, str]:
         "ledger-keys": keys(),
         "ledger-proofs": proofs(),
         "consensus-keyblocks": keyblocks(),
-        "offchain": offchain(),
+        "offchain": [*offchain(), on_chain()],
     }
     return {
         f"{name}.json": json.dumps(vectors, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
