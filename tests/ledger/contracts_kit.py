@@ -20,7 +20,7 @@ from ledger.acts import BlockContext
 from ledger.bodies import Body
 from ledger.codec import encode
 from ledger.contract_bodies import ClaimBalance, CommitBatch, ForceOperation, FundContract, OpenContract
-from ledger.contract_state import Contract, contract_id_of, contract_key, is_settled
+from ledger.contract_state import Contract, ForcedRequest, contract_id_of, contract_key, is_settled
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import Rejection, RejectionReason
@@ -103,8 +103,11 @@ class World:
     def is_settled(self) -> bool:
         return is_settled(self.contract, self.height)
 
+    def forced_rows(self) -> list[tuple[int, ForcedRequest]]:
+        return [(int.from_bytes(key[32:], "big"), row) for key, row in self.state.entries(FORCED_REQUESTS)]
+
     def forced_numbers(self) -> list[int]:
-        return [int.from_bytes(key[32:], "big") for key, _ in self.state.entries(FORCED_REQUESTS)]
+        return [number for number, _ in self.forced_rows()]
 
     def batch_height(self, number: int) -> int:
         found = self.state.get(CONTRACT_BATCHES, contract_key(IDENTIFIER, number))
@@ -147,6 +150,7 @@ class Desk:
 
     def accept(self, raw: bytes, *, is_forced: bool = False) -> None:
         ticket = self.operator.accept(raw, self.world.time_ms, is_forced=is_forced)
+        assert len(ticket.entries) <= 1, "batches are cut by tests alone"
         self._entries += len(ticket.entries)
 
     def take_deposit(self, sequence: int, account: bytes, amount: int) -> None:
