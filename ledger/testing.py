@@ -368,9 +368,9 @@ def next_update(
     )
 
 
-def commit(store: Store, *batches: Sequence[bytes]) -> Head:
+def commit(store: Store, *batches: Sequence[bytes], machines: MachineRegistry = NO_MACHINES) -> Head:
     """Store batches, execute them as the next block, commit it and return the new head."""
     chain = chain_id(store.genesis)
     store.put_batches([batch(chain, raws) for raws in batches])
-    store.commit(next_update(store, batches))
+    store.commit(next_update(store, batches, machines))
     return store.head()

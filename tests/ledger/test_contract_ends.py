@@ -10,6 +10,9 @@ from contracts.batch_data import prove_leaf
 from contracts.machines.micro_fees import Pay, Withdraw, payable_keys
 from contracts.operator import Batch
 from contracts.requests import deposit_request
+from contracts.shipped import MACHINES
+from ledger import testing
+from ledger.bodies import RegisterInstitution, RegisterPatient
 from ledger.codec import encode
 from ledger.contract_bodies import (
     ChallengeBatch,
@@ -25,18 +28,27 @@ from ledger.contract_bodies import (
 from ledger.contract_state import Claimed, claim_key
 from ledger.crypto.hashing import ZERO_DIGEST
 from ledger.errors import RejectionReason
+from ledger.memory_store import MemoryStore
 from ledger.miners import Offence
-from ledger.offchain import BrokenReceipt, ForcedPlace, SignedReceipt
-from ledger.state import ACCOUNTS, CLAIMS, OFFENCES, Account
+from ledger.offchain import BrokenReceipt, ForcedPlace, SignedReceipt, WrongForced
+from ledger.patients import patient_keyblock_signing_digest
+from ledger.state import ACCOUNTS, CLAIMS, OFFENCES, Account, State
+from ledger.testing_patients import change_keys, next_keyblock
+from ledger.transactions import transaction_id
+from ledger.transition import Receipt
 from tests.contracts import kit
 from tests.ledger.contracts_kit import (
     ALICE,
+    BALANCE,
     BOB,
     BOND,
     CAROL,
+    CHAIN,
     DIGEST,
     FEE,
+    GENESIS,
     IDENTIFIER,
+    OPEN,
     OPEN_LOG,
     OPERATOR,
     PENALTY,
@@ -422,6 +434,49 @@ def test_a_contract_without_credits_pays_none() -> None:
     claim = ClaimBalance(IDENTIFIER, BOB.address, 0, kit.watcher().state.witness([payable_keys(BOB.address).withdrawn]))
     world.refuse(RejectionReason.NO_DEPOSITS, BOB, claim, "which holds no credits")
     assert desk.terms.machine == "access_log"
+
+
+def test_who_has_new_keys_is_paid_there() -> None:
+    world, desk = opened()
+    hospital, patient, lost_to = testing.key(0), testing.key(20), testing.key(40)
+    keyblock = testing.patient_keyblock(patient, hospital.address, 20)
+    consent = patient.sign(patient_keyblock_signing_digest(CHAIN, keyblock))
+    assert world.act(hospital, RegisterInstitution("Hospital", "AT", testing.encryption_key(0))) is None
+    assert world.act(hospital, RegisterPatient(keyblock, consent, 10**6)) is None
+    fund(world, desk, patient, 500)
+    desk.accept(desk.sign(patient, Withdraw(120)))
+    desk.commit()
+    assert world.act(ALICE, FundContract(IDENTIFIER, patient.address, 7)) is None
+    assert world.act(patient, change_keys(CHAIN, next_keyblock(keyblock, lost_to, 40), lost_to)) is None
+    world.height += WINDOW
+    was = world.balance(lost_to)
+    assert world.act(STRANGER, desk.claim(patient.address, 0)) is None
+    assert world.balance(lost_to) == was + 120
+    assert world.act(STRANGER, FreezeContract(IDENTIFIER)) is None
+    world.height += WINDOW
+    assert world.act(STRANGER, desk.claim(patient.address, 0, with_balance=True)) is None
+    assert world.act(STRANGER, ReclaimDeposit(IDENTIFIER, 1)) is None
+    assert (world.balance(lost_to), world.balance(patient)) == (was + 500 + 7, 0)
+    assert world.contract.escrow_microcredit == 0
+    world.check_i7()
+
+
+def test_a_false_challenge_that_comes_again_costs_once_and_its_receipt_stays() -> None:
+    store = MemoryStore(GENESIS)
+    testing.commit(store, [testing.signed(CHAIN, OPERATOR, OPEN)], machines=MACHINES)
+    commitment = msgspec.structs.replace(
+        kit.paid_batch()[2].commitment, contract_id=IDENTIFIER, forced=(), from_ms=store.head().timestamp_ms
+    )
+    commitment = msgspec.structs.replace(commitment, until_ms=commitment.from_ms)
+    testing.commit(store, [testing.signed(CHAIN, OPERATOR, CommitBatch(commitment), 1)], machines=MACHINES)
+    lie = ChallengeBatch(IDENTIFIER, 0, WrongForced(0, None))
+    raw = testing.signed(CHAIN, STRANGER, lie)
+    testing.commit(store, [raw, raw], machines=MACHINES)
+    testing.commit(store, [testing.transfer(CHAIN, ALICE, BOB.address), raw], machines=MACHINES)
+    assert store.receipt(transaction_id(raw)) == Receipt(3, 0, "false_challenge")
+    assert State(store).account(STRANGER.address) == Account(1, BALANCE - FEE - PENALTY)
+    assert State(store).supply().burnt_microcredit == PENALTY
+    assert State(store).supply().contracts_microcredit == BOND
 
 
 def forged(desk: Desk, user: bytes, value: bytes) -> None:

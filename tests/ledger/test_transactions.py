@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The two checks of a transaction that need no state, and batches."""
 
+from typing import get_args
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -9,14 +11,34 @@ from hypothesis import strategies as st
 from ledger import testing
 from ledger.bodies import Body, RegisterInstitution, RegisterPatient, ReportMisbehaviour, Transfer
 from ledger.codec import encode
-from ledger.contract_bodies import ChallengeBatch, ClaimBalance
+from ledger.contract_bodies import (
+    ChallengeBatch,
+    ClaimBalance,
+    CloseContract,
+    CommitBatch,
+    ContractBody,
+    ForceOperation,
+    FreezeContract,
+    FundContract,
+    OpenContract,
+    ReclaimDeposit,
+    ReleaseBond,
+)
 from ledger.crypto.chameleon import FIELD_ORDER
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.crypto.keys import address_of
 from ledger.errors import InvalidInput, Rejection, RejectionReason
 from ledger.evidence import ConflictingMicroblocks
 from ledger.genesis import chain_id
-from ledger.offchain import MAX_FRAUD_PROOF_BYTES, MAX_REQUEST_BYTES, LeafProof, RequestLeaf, WrongExecution
+from ledger.offchain import (
+    MAX_FRAUD_PROOF_BYTES,
+    MAX_REQUEST_BYTES,
+    BatchCommitment,
+    ForcedPlace,
+    LeafProof,
+    RequestLeaf,
+    WrongExecution,
+)
 from ledger.partial_tree import WitnessEntry
 from ledger.patients import patient_keyblock_signing_digest
 from ledger.state_tree import ProofStep, StateProof
@@ -37,6 +59,37 @@ from ledger.transactions import (
 )
 
 CHAIN = chain_id(testing.genesis())
+
+
+def witness_entry(steps: int, value_bytes: int = 0) -> WitnessEntry:
+    proof = StateProof(tuple(ProofStep(bit % 256, bytes(32)) for bit in range(steps)), (bytes(32), bytes(32)))
+    return WitnessEntry(b"\xff" * 64, b"\xff" * value_bytes, proof)
+
+
+def fraud_proof(*witness: WitnessEntry) -> WrongExecution:
+    disputed = LeafProof(0, RequestLeaf(bytes(32), 0, 1, bytes(32), bytes(32)), ())
+    return WrongExecution(b"\xff" * MAX_REQUEST_BYTES, None, disputed, witness)
+
+
+def contract_bodies() -> list[ContractBody]:
+    """Return one of each kind; that they make sense together is for the state to say."""
+    name, who = bytes(32), bytes(20)
+    times = (2**40, 2**40 + 1)
+    commitment = BatchCommitment(name, 3, name, name, name, 2, 9, name, 900, *times, (ForcedPlace(name, 1),))
+    return [
+        OpenContract(7, "micro_fees", 1, b"\x91\x01", 10**9),
+        FundContract(name, who, 1),
+        CommitBatch(commitment),
+        ChallengeBatch(name, 3, fraud_proof(witness_entry(2, 5))),
+        ForceOperation(name, b"\xff" * 100),
+        FreezeContract(name),
+        CloseContract(name),
+        ClaimBalance(name, who, 3, (witness_entry(3),)),
+        ReclaimDeposit(name, 0),
+        ReleaseBond(name),
+    ]
+
+
 SENDER, OTHER, PATIENT = testing.key(0), testing.key(1), testing.key(20)
 RAW = testing.transfer(CHAIN, SENDER, OTHER.address, 5)
 KINDS = {
@@ -47,6 +100,7 @@ KINDS = {
     "record": testing.commit_record(CHAIN, SENDER, PATIENT, SENDER.address),
     "votes": testing.report_misbehaviour(CHAIN, SENDER, testing.votes_evidence(CHAIN, 1)),
     "microblocks": testing.report_misbehaviour(CHAIN, SENDER, testing.microblocks_evidence(CHAIN, 1)),
+    **{type(body).__name__: testing.signed(CHAIN, SENDER, body) for body in contract_bodies()},
 }
 
 
@@ -101,15 +155,8 @@ def test_size_is_checked_before_anything_else() -> None:
     assert reason_of(bytes(MAX_CHALLENGE_BYTES)) is RejectionReason.MALFORMED
 
 
-def witness_entry(steps: int, value_bytes: int = 0) -> WitnessEntry:
-    proof = StateProof(tuple(ProofStep(bit % 256, bytes(32)) for bit in range(steps)), (bytes(32), bytes(32)))
-    return WitnessEntry(b"\xff" * 64, b"\xff" * value_bytes, proof)
-
-
 def challenge(witness: tuple[WitnessEntry, ...]) -> bytes:
-    disputed = LeafProof(0, RequestLeaf(bytes(32), 0, 1, bytes(32), bytes(32)), ())
-    proof = WrongExecution(b"\xff" * MAX_REQUEST_BYTES, None, disputed, witness)
-    return testing.signed(CHAIN, SENDER, ChallengeBatch(bytes(32), 2**63 - 1, proof), 2**63 - 1)
+    return testing.signed(CHAIN, SENDER, ChallengeBatch(bytes(32), 2**63 - 1, fraud_proof(*witness)), 2**63 - 1)
 
 
 def test_a_challenge_may_be_as_large_as_any_proof_of_fraud_and_nothing_else_may() -> None:
@@ -124,6 +171,10 @@ def test_a_challenge_may_be_as_large_as_any_proof_of_fraud_and_nothing_else_may(
     claim = testing.signed(CHAIN, SENDER, ClaimBalance(bytes(32), bytes(20), 0, entries))
     assert MAX_TRANSACTION_BYTES < len(claim) < MAX_CHALLENGE_BYTES
     assert reason_of(claim) is RejectionReason.TOO_LARGE
+
+
+def test_every_kind_of_contracts_transaction_is_among_those_checked_here() -> None:
+    assert {type(body) for body in contract_bodies()} == set(get_args(ContractBody))
 
 
 def test_a_challenge_counts_as_many_transfers_when_a_block_is_filled() -> None:
