@@ -266,7 +266,7 @@ async def test_msgpack_is_taken_and_each_item_gets_its_outcome(client: httpx.Asy
         testing.transfer(node.chain_id, HOSPITAL, PATIENT.address),
         b"rubbish",
         b"",
-        bytes(20_000),
+        bytes(60_000),
         testing.transfer(ZERO_DIGEST, HOSPITAL, PATIENT.address, nonce=1),
         testing.transfer(node.chain_id, HOSPITAL, PATIENT.address, nonce=9),
         testing.transfer(node.chain_id, HOSPITAL, PATIENT.address, nonce=1)[:-1] + b"\x00",

@@ -8,9 +8,12 @@ from functools import partial
 import pytest
 
 from ledger import testing
-from ledger.bodies import RevokeAccess, Transfer
+from ledger.bodies import Body, RevokeAccess, Transfer
+from ledger.contract_bodies import ChallengeBatch, CommitBatch, FundContract
+from ledger.crypto.hashing import ZERO_DIGEST as ZERO
 from ledger.errors import Rejection, RejectionReason
 from ledger.memory_store import MemoryStore
+from ledger.offchain import BatchCommitment, WrongForced
 from ledger.state import Account, State
 from ledger.transactions import CheckedTransaction, check_transaction
 from ledger.transition import Receipt
@@ -95,6 +98,25 @@ def test_a_revocation_may_follow_a_grant_that_is_under_way(mempool: Mempool) -> 
     assert refused(lambda: mempool.admit(revocation)) == RejectionReason.GRANT_UNKNOWN
     mempool.admit(paid(0, 0))
     assert mempool.admit(revocation)
+
+
+def contract_transaction(sender: int, body: Body) -> CheckedTransaction:
+    return check_transaction(testing.signed(CHAIN, testing.key(sender), body), testing.rules_of(CHAIN))
+
+
+def test_what_a_contract_under_way_allows_passes_but_challenges_do_not(mempool: Mempool) -> None:
+    commitment = BatchCommitment(ZERO, 0, ZERO, ZERO, ZERO, 1, 1, ZERO, 1, 0, 0, ())
+    waiting = [
+        contract_transaction(1, FundContract(bytes(32), bytes(20), 1)),
+        contract_transaction(2, CommitBatch(commitment)),
+    ]
+    challenge = contract_transaction(3, ChallengeBatch(bytes(32), 0, WrongForced(0, None)))
+    for transaction in (*waiting, challenge):
+        assert refused(partial(mempool.admit, transaction)) == RejectionReason.CONTRACT_UNKNOWN
+    mempool.admit(paid(0, 0))
+    for transaction in waiting:
+        assert mempool.admit(transaction)
+    assert refused(lambda: mempool.admit(challenge)) == RejectionReason.CONTRACT_UNKNOWN
 
 
 def test_an_overtaken_transaction_is_ordered_again_until_its_sender_is_told(mempool: Mempool) -> None:

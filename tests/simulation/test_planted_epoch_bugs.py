@@ -15,6 +15,7 @@ import consensus.epoch
 import consensus.pinning
 import consensus.standings
 import ledger.account_acts
+import ledger.acts
 from consensus.block_tree import Node
 from consensus.certificates import SignedHash
 from consensus.committee import Committee, CommitteeMember
@@ -375,7 +376,7 @@ def test_evidence_taken_on_trust(monkeypatch: Patch) -> None:
 
 
 def test_false_evidence_that_costs_nothing(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(ledger.account_acts, "_burn", always(None))
+    monkeypatch.setattr(ledger.acts.Act, "burn", always(None))
     assert caught(LIARS, "slander") == "I7"
 
 
