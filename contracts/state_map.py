@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The live state of a contract: its entries and their tree, with the root after each request.
+"""The live state of a contract: its entries and their tree.
 
-A change rehashes the way from its leaf to the root and nothing else: about 20 µs at 10⁴ entries.
+Values that change are only noted; the tree takes them when its root or a proof is asked for. Asked after each request, a change rehashes
+the way from its leaf to the root, about 20 µs at 10⁴ entries; asked once after many, it rehashes each inner node once. Entries that come
+or go change the tree at once, since execution meters how deep keys lie.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,9 @@ class StateMap:
 
     def __init__(self, entries: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._values: dict[bytes, bytes] = {}
+        # Of the keys that are there: a position costs a hash, and each read asks for it.
+        self._positions: dict[bytes, bytes] = {}
+        self._waiting: set[bytes] = set()
         self._tree = CritBitTree()
         for key, value in entries:
             self.put(key, value)
@@ -32,17 +37,22 @@ class StateMap:
 
     def steps(self, key: bytes) -> int:
         """Return how many steps the proof of a key has."""
-        return self._tree.steps(position_of(key))
+        return self._tree.steps(self._positions.get(key) or position_of(key))
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set a key."""
-        self._tree.put(position_of(key), value_hash(value))
+        if key in self._values:
+            self._waiting.add(key)
+        else:
+            position = self._positions[key] = position_of(key)
+            self._tree.put(position, value_hash(value))
         self._values[key] = value
 
     def delete(self, key: bytes) -> None:
         """Remove a key, if it is there."""
         if self._values.pop(key, None) is not None:
-            self._tree.delete(position_of(key))
+            self._waiting.discard(key)
+            self._tree.delete(self._positions.pop(key))
 
     def apply(self, changes: Changes) -> Changes:
         """Set keys, or remove those whose value is None; returns the changes that undo it."""
@@ -57,11 +67,11 @@ class StateMap:
 
     def root(self) -> bytes:
         """Return the root of all entries."""
-        return self._tree.root()
+        return self._settled().root()
 
     def prove(self, key: bytes) -> StateProof:
         """Return the proof of a key's value, or of its absence."""
-        return self._tree.prove(position_of(key))
+        return self._settled().prove(position_of(key))
 
     def witness(self, keys: Iterable[bytes]) -> tuple[WitnessEntry, ...]:
         """Return keys with values and proofs, as the judge takes them."""
@@ -70,3 +80,10 @@ class StateMap:
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all entries in the order of their keys."""
         yield from sorted(self._values.items())
+
+    def _settled(self) -> CritBitTree:
+        """Return the tree with all values in it."""
+        if self._waiting:
+            self._tree.set_all({self._positions[key]: value_hash(self._values[key]) for key in self._waiting})
+            self._waiting.clear()
+        return self._tree

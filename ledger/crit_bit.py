@@ -9,6 +9,7 @@ differs from them within these bits is not in the stub, and its place is known, 
 some keys can therefore put and delete exactly these, in any order and as often as wanted, and gets the root of the whole tree.
 """
 
+from collections.abc import Mapping
 from typing import final
 
 from ledger.crypto.hashing import ZERO_DIGEST
@@ -93,7 +94,11 @@ class CritBitTree:
 
     def steps(self, position: bytes) -> int:
         """Return how many steps the proof for a position has."""
-        return len(self._descend(position)[0])
+        count, node = 0, self._top
+        while type(node) is Inner:
+            count += 1
+            node = node.right if position[node.byte] & node.mask else node.left
+        return count
 
     def get(self, position: bytes) -> bytes | None:
         """Return the digest of the value at a position, None where there is none; raises `InsufficientProof`."""
@@ -123,6 +128,12 @@ class CritBitTree:
         is_right = position[bit >> 3] & (128 >> (bit & 7))
         node = Inner(bit, below, leaf) if is_right else Inner(bit, leaf, below)
         self._hang(path[:above], below, node)
+
+    def set_all(self, values: Mapping[bytes, bytes]) -> None:
+        """Set the values at positions that are all in use, and rehash each inner node above them once."""
+        assert self._top is not None or not values, "there are values at these positions already"
+        if self._top is not None:
+            _set_below(self._top, list(values), values)
 
     def delete(self, position: bytes) -> None:
         """Remove what is at a position, if anything; raises `InsufficientProof`, and then nothing has changed."""
@@ -180,6 +191,40 @@ class CritBitTree:
             assert parent.right is old, "the old node hangs at the end of the path"
             parent.right = new
         _forget_digests(path)
+
+
+def _set_below(node: Node, positions: list[bytes], values: Mapping[bytes, bytes]) -> bytes:
+    """Set the values at positions below a node; returns its digest."""
+    if len(positions) == 1:
+        return _set_one(node, positions[0], values[positions[0]])
+    assert type(node) is Inner, "two positions part at an inner node"
+    byte, mask, left, right = node.byte, node.mask, node.left, node.right
+    ones = [position for position in positions if position[byte] & mask]
+    if not ones:
+        left_digest, right_digest = _set_below(left, positions, values), right.digest or _digest(right)
+    elif len(ones) == len(positions):
+        left_digest, right_digest = left.digest or _digest(left), _set_below(right, positions, values)
+    else:
+        zeros = [position for position in positions if not position[byte] & mask]
+        left_digest, right_digest = _set_below(left, zeros, values), _set_below(right, ones, values)
+    node.digest = join_halves(node.bit, left_digest, right_digest)
+    return node.digest
+
+
+def _set_one(node: Node, position: bytes, value_digest: bytes) -> bytes:
+    """Set the value at a position below a node; returns the node's digest."""
+    path: list[Inner] = []
+    while type(node) is Inner:
+        path.append(node)
+        node = node.right if position[node.byte] & node.mask else node.left
+    assert isinstance(node, LeafNode), "the whole tree is there"
+    assert node.position == position, "the position is in use"
+    node.set(value_digest)
+    digest = node.digest
+    for inner in reversed(path):
+        left, right = inner.left, inner.right
+        digest = inner.digest = join_halves(inner.bit, left.digest or _digest(left), right.digest or _digest(right))
+    return digest
 
 
 def _forget_digests(path: list[Inner]) -> None:

@@ -25,7 +25,7 @@ from contracts.machines.vital_signs import Measure, VitalSignsParameters
 from contracts.operator import Answer, Batch, Operator, OperatorLimits, Start
 from contracts.registry import Registry
 from contracts.requests import deposit_request, sign_request
-from contracts.watcher import Watcher
+from contracts.watcher import THOROUGH_LEAVES, Watcher
 from ledger.codec import encode
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.offchain import BatchCommitment, ContractTerms
@@ -139,8 +139,14 @@ class Desk:
         return [decode_entry(raw) for raw in self.journal]
 
 
-def watcher(terms: ContractTerms = TERMS, registry: Registry = REGISTRY, start: Start | None = None) -> Watcher:
-    return Watcher(CHAIN_ID, terms, registry, start)
+def watcher(
+    terms: ContractTerms = TERMS,
+    registry: Registry = REGISTRY,
+    start: Start | None = None,
+    *,
+    thorough_leaves: int = THOROUGH_LEAVES,
+) -> Watcher:
+    return Watcher(CHAIN_ID, terms, registry, start, thorough_leaves=thorough_leaves)
 
 
 def paid_batch(limits: OperatorLimits | None = None) -> tuple[Desk, Sender, Batch]:

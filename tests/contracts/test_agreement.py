@@ -88,10 +88,12 @@ def test_r1_r2_nobody_finds_anything_in_an_honest_batch(
     terms = kit.terms_of(name)
     desk = run(name, history, data)
     watcher, state = kit.watcher(terms), StateMap()
+    quick = kit.watcher(terms, thorough_leaves=1)
     for batch in desk.batches:
         check_commitment(batch.commitment)
         check_data(batch.commitment, batch.data)
         assert watcher.follow(batch.commitment, batch.data) is None
+        assert quick.follow(batch.commitment, batch.data) is None
         for proof in disputes(terms, batch, state):
             assert len(encode(proof)) <= MAX_FRAUD_PROOF_BYTES
             with pytest.raises(InvalidInput, match=r"^fraud: "):
@@ -103,7 +105,7 @@ def test_r1_r2_nobody_finds_anything_in_an_honest_batch(
                 broken = BrokenReceipt(answer.signed, found)
                 with pytest.raises(InvalidInput, match=r"^fraud: "):
                     check_fraud(kit.CHAIN_ID, terms, batch.commitment, broken, kit.REGISTRY)
-    assert watcher.state.root() == state.root() == desk.operator.state.root()
+    assert watcher.state.root() == quick.state.root() == state.root() == desk.operator.state.root()
     assert dict(watcher.state.entries()) == dict(desk.operator.state.entries())
 
 

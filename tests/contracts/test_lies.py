@@ -57,17 +57,24 @@ def judge(batch: Batch, proof: FraudProof) -> str:
 
 
 def caught(batch: Batch) -> str:
-    """Let a watcher find the lie and the judge convict; returns the verdict. The watcher goes on with the honest batch."""
-    watcher = kit.watcher()
-    root = watcher.state.root()
-    proof = watcher.follow(batch.commitment, batch.data)
-    assert proof is not None, "the lie went unnoticed"
-    assert watcher.state.root() == root, "the watcher has taken the lie over"
-    # The same proof says nothing about the honest batch.
-    with pytest.raises(InvalidInput):
-        judge(PAID, proof)
-    assert watcher.follow(PAID.commitment, PAID.data) is None
-    return judge(batch, proof)
+    """Let watchers find the lie and the judge convict; returns the verdict. The watchers go on with the honest batch.
+
+    One computes the root after each request, the other at first the last one only, as of a large batch: they find the same.
+    """
+    proofs = []
+    for thorough_leaves in (LEAVES + 1, 0):
+        watcher = kit.watcher(thorough_leaves=thorough_leaves)
+        root = watcher.state.root()
+        proof = watcher.follow(batch.commitment, batch.data)
+        assert proof is not None, "the lie went unnoticed"
+        assert watcher.state.root() == root, "the watcher has taken the lie over"
+        # The same proof says nothing about the honest batch.
+        with pytest.raises(InvalidInput):
+            judge(PAID, proof)
+        assert watcher.follow(PAID.commitment, PAID.data) is None
+        proofs.append(proof)
+    assert proofs[0] == proofs[1]
+    return judge(batch, proofs[0])
 
 
 def at(place: int, change: Callable[[BatchItem], BatchItem]) -> Callable[[Items], Items]:
@@ -82,8 +89,37 @@ def test_a_wrong_outcome_is_caught(place: int) -> None:
 
 @places
 def test_a_wrong_root_is_caught(place: int) -> None:
-    verdict = caught(kit.rebuilt(PAID, at(place, lambda item: replace(item, root=OTHER))))
-    assert verdict.startswith(f"leaf {place} is not what its request comes to: root")
+    lie = kit.rebuilt(PAID, at(place, lambda item: replace(item, root=OTHER)))
+    proof = kit.watcher().follow(lie.commitment, lie.data)
+    assert proof is not None
+    assert judge(lie, proof).startswith(f"leaf {place} is not what its request comes to: root")
+
+
+def test_in_a_large_batch_a_wrong_root_is_caught_at_its_end_and_harmless_before_it() -> None:
+    desk, sender, first = kit.paid_batch()
+    desk.send(sender.request(1, Pay(key(3).address, 7, REFERENCE)), 1_300)
+    second = desk.cut(1_400)
+    for place in range(LEAVES):
+        lie = kit.rebuilt(first, at(place, lambda item: replace(item, root=OTHER)))
+        watcher = kit.watcher(thorough_leaves=LEAVES - 1)
+        proof = watcher.follow(lie.commitment, lie.data)
+        if place == LEAVES - 1:
+            assert proof is not None
+            assert judge(lie, proof).startswith(f"leaf {place} is not what its request comes to: root")
+            continue
+        # The state is what the published requests come to, and the next batch begins at it; so does who checks each root.
+        assert proof is None
+        assert watcher.state.root() == first.commitment.new_root == second.commitment.previous_root
+        assert watcher.follow(second.commitment, second.data) is None
+
+
+@places
+def test_wrong_roots_in_the_middle_hide_no_other_lie(place: int) -> None:
+    def lie(items: Items) -> Items:
+        items = [replace(item, root=OTHER) for item in items[:-1]] + items[-1:]
+        return at(place, lambda item: replace(item, outcomes_digest=OTHER))(items)
+
+    assert caught(kit.rebuilt(PAID, lie)).startswith("leaf 0 is not what its request comes to")
 
 
 @places
