@@ -12,6 +12,8 @@ from ledger.crit_bit import CritBitTree
 from ledger.partial_tree import WitnessEntry
 from ledger.state_tree import StateProof, position_of, value_hash
 
+ENTRY_BYTES = 700
+"""What an entry takes in memory beside its key and value: its position, its leaf, the inner node above it, and places in two maps."""
 Changes = tuple[tuple[bytes, bytes | None], ...]
 """State keys with their new value, None for those that go."""
 
@@ -24,12 +26,18 @@ class StateMap:
         # Of the keys that are there: a position costs a hash, and each read asks for it.
         self._positions: dict[bytes, bytes] = {}
         self._waiting: set[bytes] = set()
+        self._bytes = 0
         self._tree = CritBitTree()
         for key, value in entries:
             self.put(key, value)
 
     def __len__(self) -> int:
         return len(self._values)
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what all of it takes in memory."""
+        return self._bytes + ENTRY_BYTES * len(self._values)
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, None where it has none."""
@@ -41,16 +49,21 @@ class StateMap:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set a key."""
-        if key in self._values:
+        former = self._values.get(key)
+        if former is not None:
             self._waiting.add(key)
+            self._bytes += len(value) - len(former)
         else:
             position = self._positions[key] = position_of(key)
             self._tree.put(position, value_hash(value))
+            self._bytes += len(key) + len(value)
         self._values[key] = value
 
     def delete(self, key: bytes) -> None:
         """Remove a key, if it is there."""
-        if self._values.pop(key, None) is not None:
+        former = self._values.pop(key, None)
+        if former is not None:
+            self._bytes -= len(key) + len(former)
             self._waiting.discard(key)
             self._tree.delete(self._positions.pop(key))
 

@@ -73,23 +73,22 @@ class Watcher:
         """Return the state at the end of the last right batch: where an operator or another watcher may begin."""
         return Start(self.number, self._time_ms, tuple(self.state.entries()))
 
-    def follow(
-        self, commitment: BatchCommitment, raw: bytes, requests: Sequence[CheckedRequest | InvalidRequest] | None = None
-    ) -> FraudProof | None:
+    def follow(self, commitment: BatchCommitment, raw: bytes) -> FraudProof | None:
         """Execute the next batch; returns the proof if it is wrong, and then stays at the end of the batch before.
-
-        `requests` is what `check_all` has found of the batch's requests, for who has checked them in several threads.
 
         Raises `InvalidInput` for a batch that is not the next one, or data that is not what the commitment binds: members of the committee
         vote for no commitment without its data, so it is the data that has to be asked for again.
         """
-        place = (self._terms.contract_id, self.number, self.state.root(), self._time_ms)
-        if (commitment.contract_id, commitment.number, commitment.previous_root, commitment.from_ms) != place:
-            detail = f"batch {commitment.number} does not follow from batch {self.number} with root {place[2].hex()}"
-            raise InvalidInput(f"{detail} at {self._time_ms} ms")
+        self._require_next(commitment)
         data = open_data(commitment, raw)
-        if requests is None:
-            requests = check_all(self._chain_id, self._terms.contract_id, [item.request for item in data.items])
+        raws = [item.request for item in data.items]
+        return self.follow_checked(commitment, data, check_all(self._chain_id, self._terms.contract_id, raws))
+
+    def follow_checked(
+        self, commitment: BatchCommitment, data: BatchData, requests: Sequence[CheckedRequest | InvalidRequest]
+    ) -> FraudProof | None:
+        """Do as `follow` does with data that was opened for the commitment, and with what `check_all` has found of its requests."""
+        self._require_next(commitment)
         assert len(requests) == len(data.items), "all requests of the batch are checked"
         is_thorough = len(data.items) <= self._thorough_leaves
         wrong = self._wrong_batch(commitment, data, requests, each_root=is_thorough)
@@ -100,6 +99,12 @@ class Watcher:
             self.number += 1
             self._time_ms = commitment.until_ms
         return wrong
+
+    def _require_next(self, commitment: BatchCommitment) -> None:
+        place = (self._terms.contract_id, self.number, self.state.root(), self._time_ms)
+        if (commitment.contract_id, commitment.number, commitment.previous_root, commitment.from_ms) != place:
+            detail = f"batch {commitment.number} does not follow from batch {self.number} with root {place[2].hex()}"
+            raise InvalidInput(f"{detail} at {self._time_ms} ms")
 
     def _wrong_batch(
         self,
@@ -164,12 +169,17 @@ class Watcher:
             return None
         if not is_signed_receipt(self._chain_id, self._terms.operator, signed):
             return None
-        data = open_data(commitment, raw)
-        if receipt.index >= len(data.items):
-            return BrokenReceipt(signed, None)
-        if leaf_of(data.items[receipt.index]) == receipt.leaf:
-            return None
-        return BrokenReceipt(signed, prove_leaf(data, receipt.index))
+        return broken_promise(signed, open_data(commitment, raw))
+
+
+def broken_promise(signed: SignedReceipt, data: BatchData) -> BrokenReceipt | None:
+    """Return the proof that a batch breaks a receipt that the operator has signed for this very batch; None if it keeps it."""
+    receipt = signed.receipt
+    if receipt.index >= len(data.items):
+        return BrokenReceipt(signed, None)
+    if leaf_of(data.items[receipt.index]) == receipt.leaf:
+        return None
+    return BrokenReceipt(signed, prove_leaf(data, receipt.index))
 
 
 def _wrong_commitment(commitment: BatchCommitment, data: BatchData) -> WrongEnd | WrongForced | None:
