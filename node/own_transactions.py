@@ -4,6 +4,7 @@
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 import msgspec
+import trio
 
 from ledger.bodies import Body
 from ledger.crypto.keys import PrivateKey
@@ -43,6 +44,8 @@ class OwnTransactions:
         self._next_nonce = next_nonce
         self._submit = submit
         self._sent: dict[Hashable, _Sent] = {}
+        # One at a time: the next nonce is known only when the transaction before is admitted.
+        self._sending = trio.Lock()
 
     @property
     def address(self) -> bytes:
@@ -62,6 +65,10 @@ class OwnTransactions:
 
     async def send(self, purpose: Hashable, body: Body) -> SubmitOutcome:
         """Sign a transaction with the smallest fee and submit it; tells what became of it at admission."""
+        async with self._sending:
+            return await self._send(purpose, body)
+
+    async def _send(self, purpose: Hashable, body: Body) -> SubmitOutcome:
         genesis = self._store.genesis
         parameters = genesis.parameters
         expires_in = min(EXPIRY_MICROBLOCKS, parameters.maximum_expiry_microblocks)

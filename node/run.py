@@ -39,7 +39,7 @@ from node.offchain.readiness import Readiness
 from node.peer_book import bootstrap_addresses, keep_peers, load_peers
 from node.peers import PeerDirectory
 from node.safety_file import SafetyFile, SafetySnapshot
-from node.service import NodeService
+from node.service import NodeService, ServiceSettings
 from node.wire import TOPIC_BATCHES, TOPIC_CONSENSUS
 from p2p.network import NetworkConfig, open_network
 from records.access_log import AccessLog
@@ -200,11 +200,14 @@ async def open_node(
                 driver=driver,
                 network=network,
                 blobs=blobs,
-                copies=config.replicas,
-                data=data,
+                files=files,
                 desk=desk,
-                erase_labelled=config.erase_labelled,
-                stale_ms=STALE_HEARTBEATS * config.heartbeat_ms + STALE_MS,
+                settings=ServiceSettings(
+                    copies=config.replicas,
+                    erase_labelled=config.erase_labelled,
+                    watches=config.watch,
+                    stale_ms=STALE_HEARTBEATS * config.heartbeat_ms + STALE_MS,
+                ),
                 joining=joining,
                 set_voting=lambda voting: driver.replace(new_core(voting)),
             )

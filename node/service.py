@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
+import msgspec
 import trio
 
 from consensus.block_tree import CertifiedMicroblock
@@ -61,6 +62,19 @@ OUTBOX_MESSAGES = 256
 """Consensus messages waiting for gossip: a few rounds. When they pile up, time-outs repair what was dropped."""
 
 
+class ServiceSettings(msgspec.Struct, frozen=True):
+    """What the operator of a node decides about its services."""
+
+    copies: int
+    """Nodes that keep a copy of each blob, and of the data of each final off-chain batch."""
+    erase_labelled: bool
+    """Whether the ciphertext of labelled records is erased."""
+    watches: bool
+    """Whether the batches of off-chain contracts are executed again."""
+    stale_ms: int
+    """A head that is older shows that this node is cut off: its proxy then re-encrypts nothing."""
+
+
 class NodeService(CorePorts):
     """One running node. Made by `node.run`; also the network's `Handlers`."""
 
@@ -104,59 +118,20 @@ class NodeService(CorePorts):
         driver: Driver,
         network: Network,
         blobs: BlobStore,
-        copies: int,
-        data: DataStore,
+        files: OffchainFiles,
         desk: ProxyDesk,
-        erase_labelled: bool,
-        stale_ms: int,
         joining: Joining,
+        settings: ServiceSettings,
         set_voting: Callable[[bool], None],
     ) -> None:
-        """Connect what exists only when the network is open. `set_voting` gives the core its key or takes it away.
-
-        A head that is older than `stale_ms` shows that this node is cut off: its proxy then re-encrypts nothing.
-        """
+        """Connect what exists only when the network is open. `set_voting` gives the core its key or takes it away."""
         self._driver = driver
-        self._stale_ms = stale_ms
+        self._stale_ms = settings.stale_ms
         self._joining = joining
         self._network = network
-        self.blobs = Blobs(store=blobs, network=network, peers=self._peers.by_address, copies=copies)
-        self._batcher = Batcher(
-            pool=self._pool,
-            publish=self._publish_batch,
-            made=lambda _batch: self._payload_changed(),
-            failed=self._mempool.forget,
-        )
-        self.offchain = Offchain(
-            store=self.store,
-            data=data,
-            readiness=self._readiness,
-            network=network,
-            address=self._peers.own_address,
-            peers=self._peers.by_address,
-            committee=lambda: [member.address for member in driver.core.epoch.committee.members],
-            copies=copies,
-            changed=self._payload_changed,
-            is_behind=self._is_behind,
-        )
-        self._submission = Submission(
-            store=self.store,
-            pool=self._pool,
-            mempool=self._mempool,
-            batcher=self._batcher,
-            checkers=self._checkers,
-            holds_data=self.offchain.availability.holds,
-        )
-        self._intake = Intake(
-            pool=self._pool,
-            mempool=self._mempool,
-            store=self.store,
-            peers=self._peers,
-            checkers=self._checkers,
-            committee=lambda: driver.core.epoch.committee,
-            acknowledge=self._acknowledge,
-            changed=self._payload_changed,
-        )
+        self.blobs = Blobs(store=blobs, network=network, peers=self._peers.by_address, copies=settings.copies)
+        self._attach_offchain(files, settings)
+        self._attach_batches()
         self._sync = self._new_sync(network, self._peers.peer_ids)
         joining.attach(
             JoinPorts(
@@ -178,7 +153,7 @@ class NodeService(CorePorts):
             is_catching_up=self._is_behind,
             transactions=self._transactions,
         )
-        self._erasing = Erasing(self.store, blobs, self._transactions, self._is_behind, enabled=erase_labelled)
+        self._erasing = Erasing(self.store, blobs, self._transactions, self._is_behind, enabled=settings.erase_labelled)
         self._mining = NodeMiningDesk(
             driver=driver,
             broadcast=self.broadcast,
@@ -192,6 +167,49 @@ class NodeService(CorePorts):
         self._begin_epoch(driver.core.epoch)
         self.want_chain(None)
         self._attached.set()
+
+    def _attach_offchain(self, files: OffchainFiles, settings: ServiceSettings) -> None:
+        driver = self._driver
+        ports = OffchainPorts(
+            store=self.store,
+            network=self._network,
+            peers=self._peers.by_address,
+            committee=lambda: [member.address for member in driver.core.epoch.committee.members],
+            key=self._key,
+            transactions=self._transactions,
+            checkers=self._checkers,
+            rng=self._rng,
+            changed=self._payload_changed,
+            is_behind=self._is_behind,
+        )
+        self.offchain = Offchain(ports, files, self._readiness, copies=settings.copies, watches=settings.watches)
+
+    def _attach_batches(self) -> None:
+        driver = self._driver
+        self._batcher = Batcher(
+            pool=self._pool,
+            publish=self._publish_batch,
+            made=lambda _batch: self._payload_changed(),
+            failed=self._mempool.forget,
+        )
+        self._submission = Submission(
+            store=self.store,
+            pool=self._pool,
+            mempool=self._mempool,
+            batcher=self._batcher,
+            checkers=self._checkers,
+            holds_data=self.offchain.availability.holds,
+        )
+        self._intake = Intake(
+            pool=self._pool,
+            mempool=self._mempool,
+            store=self.store,
+            peers=self._peers,
+            checkers=self._checkers,
+            committee=lambda: driver.core.epoch.committee,
+            acknowledge=self._acknowledge,
+            changed=self._payload_changed,
+        )
 
     def _new_sync(self, network: Asker, peers: Callable[[], Sequence[str]]) -> Sync:
         driver = self._driver

@@ -1,43 +1,70 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Off-chain contracts as a part of a node: its parts, put together.
 
-data of batches    `readiness` holds batches back, `availability` fetches and gives, `keeping` drops and repairs
+Data of batches: `readiness` holds batches back, `availability` fetches and gives, `keeping` drops and repairs. For operators: `operating`
+takes requests, writes them down, answers, and brings batches to the chain. Against them: `watching` executes their batches again.
 """
 
+import random
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import trio
 
+from contracts.operator import Start
+from contracts.shipped import MACHINES
+from ledger.crypto.keys import PrivateKey
 from ledger.store import Store
 from node.driver import Committed
 from node.offchain.availability import Availability
-from node.offchain.data_store import DataStore
+from node.offchain.contract_states import METHODS as STATE_METHODS
+from node.offchain.files import OffchainFiles
+from node.offchain.journal_file import JournalFile
 from node.offchain.keeping import Keeping
 from node.offchain.readiness import Readiness
+from node.offchain.watching import Watching, WatchingPorts
+from node.own_transactions import OwnTransactions
 from node.sync import Asker
 from node.wire import REQUEST_BATCH_DATA
 from p2p.errors import UnknownMethod
+
+METHODS = frozenset((REQUEST_BATCH_DATA, *STATE_METHODS))
+"""Requests of peers that are answered here."""
+
+
+class OffchainPorts(msgspec.Struct, frozen=True):
+    """What off-chain contracts need of the node."""
+
+    store: Store
+    """The chain."""
+    network: Asker
+    """The peers."""
+    peers: Callable[[], Mapping[bytes, str]]
+    """Connected peers' identifiers by account address."""
+    committee: Callable[[], Collection[bytes]]
+    """Addresses of the committee's members."""
+    key: PrivateKey
+    """The node's key, which operates its contracts."""
+    transactions: OwnTransactions
+    """Sends from the account of this key."""
+    checkers: trio.CapacityLimiter
+    """Limits the threads that check signatures."""
+    rng: random.Random
+    """Spreads work over nodes; nothing secret."""
+    changed: Callable[[], None]
+    """Told when batches of transactions became ready to be ordered or voted for."""
+    is_behind: Callable[[], bool]
+    """Whether others may have committed what is not here."""
 
 
 class Offchain:
     """One node's off-chain contracts."""
 
     def __init__(
-        self,
-        *,
-        store: Store,
-        data: DataStore,
-        readiness: Readiness,
-        network: Asker,
-        address: bytes,
-        peers: Callable[[], Mapping[bytes, str]],
-        committee: Callable[[], Collection[bytes]],
-        copies: int,
-        changed: Callable[[], None],
-        is_behind: Callable[[], bool],
+        self, ports: OffchainPorts, files: OffchainFiles, readiness: Readiness, *, copies: int, watches: bool
     ) -> None:
-        """Take what the node has; see `Availability` and `Keeping`."""
-        self.data = data
+        """Put the parts together; `copies` nodes keep the data of final batches; `watches` to execute what others commit."""
+        self._data = files.data
         self._readiness = readiness
         self.availability = Availability(
             store=store,
@@ -49,6 +76,23 @@ class Offchain:
             copies=copies,
             changed=changed,
         )
+        self.watching = Watching(
+            store=ports.store,
+            own_key=ports.key.public_key,
+            machines=MACHINES,
+            snapshots=files.snapshots,
+            ports=WatchingPorts(
+                network=ports.network,
+                peers=lambda: tuple(ports.peers().values()),
+                fetch=self.availability.fetch,
+                transactions=ports.transactions,
+                checkers=ports.checkers,
+                is_behind=ports.is_behind,
+                operated_start=partial(_start_of, files.journal),
+            ),
+            rng=ports.rng,
+            enabled=watches,
+        )
         self.keeping = Keeping(
             store=store,
             data=data,
@@ -57,8 +101,18 @@ class Offchain:
             address=address,
             committee=committee,
             copies=copies,
-            is_followed=lambda _contract_id, _number: True,
-            is_behind=is_behind,
+            is_followed=self.watching.is_followed,
+            is_behind=ports.is_behind,
+        )
+        self.operating = Operating(
+            store=ports.store,
+            key=ports.key,
+            machines=MACHINES,
+            journal=files.journal,
+            publish=files.data.put,
+            transactions=ports.transactions,
+            is_behind=ports.is_behind,
+            clock_ms=now_ms,
         )
 
     async def run(self) -> None:
@@ -66,11 +120,15 @@ class Offchain:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.availability.run)
             nursery.start_soon(self.keeping.run)
+            nursery.start_soon(self.operating.run)
+            nursery.start_soon(self.watching.run)
 
     def committed(self, committed: Committed) -> None:
         """A microblock is stored."""
         self._readiness.committed(committed.transactions)
         self.keeping.committed(committed.transactions)
+        self.operating.committed(committed.transactions)
+        self.watching.committed(committed.transactions)
 
     def named(self, digests: tuple[bytes, ...]) -> None:
         """A microblock names batches for which this node does not vote yet: what they publish is wanted at once."""
@@ -80,9 +138,16 @@ class Offchain:
         """Answer a peer's request; raises `InvalidInput`, `NotAvailable`, `UnknownMethod`."""
         if method == REQUEST_BATCH_DATA:
             return await self.availability.answer(payload)
+        if method in STATE_METHODS:
+            return await self.watching.answer(method, payload)
         raise UnknownMethod(f"{peer_id} asks for {method!r}, which is no request about off-chain contracts")
 
     @property
     def trouble(self) -> str:
         """Why this node cannot keep data, so that it votes for no commitments; empty while it can."""
         return self.availability.trouble
+
+
+def _start_of(journal: JournalFile, contract_id: bytes) -> Start | None:
+    """Return the state at the border of a contract's journal, None when this node does not operate it; blocks."""
+    return None if journal.border(contract_id) is None else journal.start(contract_id)

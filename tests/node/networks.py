@@ -77,7 +77,7 @@ class RunningNode:
         """Run until stopped or killed."""
         self._directory.mkdir(exist_ok=True)
         self._stop, self._scope, self.ended = trio.Event(), trio.CancelScope(), trio.Event()
-        self.store = open_store(self._directory / "chain", GENESIS)
+        self.store = open_store(self._directory / "chain", self._net.genesis)
         safety = SafetyFile(self._directory / "safety")
         config = NodeConfig(
             data_dir=self._directory,
@@ -89,7 +89,9 @@ class RunningNode:
         )
         try:
             with self._scope:
-                async with open_node(config, self.identity, GENESIS, self.store, safety, self.blobs) as self.service:
+                async with open_node(
+                    config, self.identity, self._net.genesis, self.store, safety, self.blobs
+                ) as self.service:
                     task_status.started()
                     await self._stop.wait()
         finally:
@@ -121,8 +123,11 @@ class RunningNode:
 class Net:
     """Four members; `async with` runs them."""
 
-    def __init__(self, directory: Path, count: int = 4, *, erase_labelled: bool = False) -> None:
+    def __init__(
+        self, directory: Path, count: int = 4, *, erase_labelled: bool = False, genesis: Genesis = GENESIS
+    ) -> None:
         self.directory = directory
+        self.genesis = genesis
         self.erase_labelled = erase_labelled
         self.nodes = [RunningNode(self, number, MEMBERS[number]) for number in range(count)]
         self._started: list[RunningNode] = []
