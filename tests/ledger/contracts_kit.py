@@ -20,7 +20,7 @@ from ledger.acts import BlockContext
 from ledger.bodies import Body
 from ledger.codec import encode
 from ledger.contract_bodies import ClaimBalance, CommitBatch, ForceOperation, FundContract, OpenContract
-from ledger.contract_state import Contract, ForcedRequest, contract_id_of, contract_key, is_settled
+from ledger.contract_state import CommittedBatch, Contract, ForcedRequest, contract_id_of, contract_key, is_settled
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import Rejection, RejectionReason
@@ -109,10 +109,13 @@ class World:
     def forced_numbers(self) -> list[int]:
         return [number for number, _ in self.forced_rows()]
 
-    def batch_height(self, number: int) -> int:
+    def batch_row(self, number: int) -> CommittedBatch:
         found = self.state.get(CONTRACT_BATCHES, contract_key(IDENTIFIER, number))
         assert found is not None
-        return found.height
+        return found
+
+    def batch_height(self, number: int) -> int:
+        return self.batch_row(number).height
 
     def check_i7(self) -> None:
         """I7: minted − burnt = Σ balances + bonds + escrow + fees in flight."""

@@ -8,6 +8,7 @@ from contracts.machines.micro_fees import Pay
 from contracts.requests import deposit_request
 from ledger import testing
 from ledger.codec import encode
+from ledger.contract_acts import MAX_CLEARED
 from ledger.contract_bodies import CommitBatch, ForceOperation, FundContract, OpenContract
 from ledger.contract_state import CommittedBatch, contract_id_of, contract_key
 from ledger.crypto.hashing import ZERO_DIGEST
@@ -271,6 +272,21 @@ def test_rows_of_forced_requests_go_once_final_batches_have_answered() -> None:
     desk.commit()
     assert world.forced_numbers() == [3]
     assert world.contract.cleared_count == 3
+
+
+def test_a_commitment_removes_a_bounded_number_of_rows_and_catches_up() -> None:
+    world, desk = opened()
+    answered = 3 * MAX_FORCED
+    for _ in range(3):
+        for _ in range(MAX_FORCED):
+            fund(world, desk, ALICE, 1)
+        desk.commit()
+    world.height += RULES.window_microblocks
+    for cleared in (MAX_CLEARED, answered, answered):
+        desk.accept(desk.sign(BOB, PAY))
+        desk.commit()
+        assert world.contract.cleared_count == cleared
+        assert world.forced_numbers() == [*range(cleared, answered)]
 
 
 def test_the_largest_opening_and_the_largest_forced_request_fit_a_transaction() -> None:

@@ -28,6 +28,7 @@ from ledger.contract_bodies import (
     ReclaimDeposit,
     ReleaseBond,
 )
+from ledger.contract_queries import final_count
 from ledger.crypto.hashing import ZERO_DIGEST
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import Rejection, RejectionReason
@@ -85,6 +86,7 @@ class Play:
             assert world.state.changes() == before
             return False
         world.check_i7()
+        self._check_rows()
         left = escrow - world.contract.escrow_microcredit
         if refused is not None:
             assert refused.reason is RejectionReason.FALSE_CHALLENGE
@@ -99,6 +101,21 @@ class Play:
             assert left <= 0
         self.done[type(body).__name__] += 1
         return True
+
+    def _check_rows(self) -> None:
+        """The search for final batches finds what counting finds, and what was forced later is never due earlier."""
+        contract, height, window = self.world.contract, self.world.height, RULES.window_microblocks
+        rows = [self.world.batch_row(number) for number in range(contract.batch_count)]
+        final = sum(row.height + window <= height for row in rows)
+        assert final_count(contract, rows.__getitem__, height, window) == final
+        assert contract.answered_count == (rows[-1].answered_count if rows else 0)
+        assert contract.cleared_count <= (rows[final - 1].answered_count if final else 0)
+        if contract.status == "open":
+            assert [number for number, _ in self.world.forced_rows()] == [
+                *range(contract.cleared_count, contract.forced_count)
+            ]
+        dues = [row.due_batch for _, row in self.world.forced_rows()]
+        assert dues == sorted(dues)
 
     # ------------------------------------------------------------ users
 
