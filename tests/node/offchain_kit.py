@@ -224,7 +224,12 @@ class World:
                 limits=limits,
             )
             self.operating, self.journal = operating, journal
-            self.chain.told.append(operating.committed)
+
+            def tell(transactions: Sequence[CheckedTransaction]) -> None:
+                self.step("before told")
+                operating.committed(transactions)
+
+            self.chain.told.append(tell)
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(operating.run)
@@ -233,7 +238,7 @@ class World:
                     yield operating
                     nursery.cancel_scope.cancel()
             finally:
-                self.chain.told.remove(operating.committed)
+                self.chain.told.remove(tell)
 
     def clock_ms(self) -> int:
         """The test chain's time, which is no clock's; between two microblocks it moves on with real time."""
