@@ -210,9 +210,7 @@ class Availability:
             return None
 
     async def _bring_from_peers(self, commitment: BatchCommitment, spare: int) -> None:
-        if not self._data.has_room(commitment.data_bytes, spare):
-            detail = f"{self._data.total_bytes} of {self._data.capacity_bytes} bytes are taken"
-            self._is_in_trouble(f"no room for further off-chain data: {detail}; raise offchain_data_bytes")
+        if not self.has_room(commitment, spare):
             raise StoreError(self.trouble)
         raw = await self._fetch_from_any(commitment)
         await self._judge(commitment, raw)
@@ -232,6 +230,14 @@ class Availability:
         if self._readiness.judged(commitment, is_good=is_good):
             self._changed()
         return is_good
+
+    def has_room(self, commitment: BatchCommitment, spare: int) -> bool:
+        """Tell whether a batch's data would be kept, with room to spare; says so to the operator if not."""
+        if self._data.has_room(commitment.data_bytes, spare):
+            return True
+        detail = f"{self._data.total_bytes} of {self._data.capacity_bytes} bytes are taken"
+        self._is_in_trouble(f"no room for further off-chain data: {detail}; raise offchain_data_bytes")
+        return False
 
     def _is_in_trouble(self, trouble: str) -> None:
         if trouble and not self.trouble:  # once, not per batch: the log may lie on the same full disk

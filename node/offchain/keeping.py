@@ -233,8 +233,8 @@ class Keeping:
         try:
             if await trio.to_thread.run_sync(self._data.has, commitment.data_digest):
                 return None
-            if not self._data.has_room(commitment.data_bytes, 2 * SPARE_BYTES):
-                raise StoreError("no room for further off-chain data; raise offchain_data_bytes")
+            if not self._availability.has_room(commitment, 2 * SPARE_BYTES):
+                return None
             await self._availability.keep(commitment)
         except (NotFound, StoreError, InvalidInput) as error:
             log.debug("data could not be repaired", digest=commitment.data_digest.hex(), error=str(error))

@@ -11,7 +11,7 @@ R2 Only what an operator with a bond has signed is fetched, and of one contract 
    names it: then other members may have voted for it.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal
 
@@ -81,7 +81,12 @@ class Readiness:
         self._batches: dict[bytes, tuple[tuple[bytes, BatchCommitment], ...]] = {}
         self._unready: dict[bytes, tuple[BatchCommitment, ...]] = {}
         self._by_contract: dict[bytes, dict[bytes, None]] = {}
-        self._named: set[bytes] = set()
+        # Of all pending batches: how often each commitment, and data for a contract, stands in them; and what is here of each contract.
+        self._pending: Counter[BatchCommitment] = Counter()
+        self._pending_data: Counter[tuple[bytes, bytes]] = Counter()
+        self._held: dict[bytes, set[BatchCommitment]] = {}
+        # The newest last.
+        self._named: dict[bytes, None] = {}
         self._verdicts: OrderedDict[BatchCommitment, bool] = OrderedDict()
 
     # ------------------------------------------------------------------ for the pool
@@ -98,6 +103,9 @@ class Readiness:
         self._batches[batch.digest] = found
         for _, commitment in found:
             self._by_contract.setdefault(commitment.contract_id, {})[batch.digest] = None
+            self._pending[commitment] += 1
+            self._pending_data[commitment.contract_id, commitment.data_digest] += 1
+            self._note_held(commitment)
         self._unready[batch.digest] = ()
         self._judge_batch(batch.digest)
         self.on_owed()
@@ -106,8 +114,9 @@ class Readiness:
         """A batch is pending no more."""
         found = self._batches.pop(digest, ())
         self._unready.pop(digest, None)
-        self._named.discard(digest)
+        self._named.pop(digest, None)
         for _, commitment in found:
+            self._take_off(commitment)
             others = self._by_contract.get(commitment.contract_id, {})
             others.pop(digest, None)
             if not others:
@@ -133,6 +142,7 @@ class Readiness:
         """Take a verdict; returns whether a batch became ready by it. A commitment that its own data does not fit never does."""
         self._verdicts[commitment] = is_good
         self._verdicts.move_to_end(commitment)
+        self._note_held(commitment)
         while len(self._verdicts) > MAX_VERDICTS:
             self._verdicts.popitem(last=False)
         return self._judge_contract(commitment.contract_id)
@@ -152,22 +162,20 @@ class Readiness:
     def named(self, digests: Sequence[bytes]) -> None:
         """A microblock that waits for votes names batches."""
         named = [digest for digest in digests if digest in self._unready]
+        for digest in named:
+            self._named.pop(digest, None)
+            self._named[digest] = None
         if named:
-            self._named.update(named)
             self.on_owed()
 
     def is_pending(self, contract_id: bytes, data_digest: bytes) -> bool:
         """Tell whether a pending batch commits to data for a contract."""
-        return any(
-            commitment.data_digest == data_digest
-            for digest in self._by_contract.get(contract_id, ())
-            for _, commitment in self._batches[digest]
-        )
+        return (contract_id, data_digest) in self._pending_data
 
     def owed(self) -> list[Owed]:
         """Return the commitments whose data should be fetched now, those that microblocks name first."""
         named: dict[BatchCommitment, None] = {}
-        for digest in self._named:
+        for digest in reversed(self._named):
             for commitment in self._unready.get(digest, ()):
                 if len(named) < MAX_NAMED:
                     named[commitment] = None
@@ -178,15 +186,28 @@ class Readiness:
                 if commitment in named or commitment in others:
                     continue
                 contract_id = commitment.contract_id
-                left = room[contract_id] if contract_id in room else MAX_PENDING - self._held(contract_id)
+                left = room[contract_id] if contract_id in room else MAX_PENDING - len(self._held.get(contract_id, ()))
                 if left > 0:
                     others[commitment] = None
                 room[contract_id] = left - 1
         return [*(Owed(one, is_named=True) for one in named), *(Owed(one, is_named=False) for one in others)]
 
-    def _held(self, contract_id: bytes) -> int:
-        pending = {c for digest in self._by_contract.get(contract_id, ()) for _, c in self._batches[digest]}
-        return sum(self._verdicts.get(c, False) for c in pending if c.contract_id == contract_id)
+    def _note_held(self, commitment: BatchCommitment) -> None:
+        if self._verdicts.get(commitment) and commitment in self._pending:
+            self._held.setdefault(commitment.contract_id, set()).add(commitment)
+
+    def _take_off(self, commitment: BatchCommitment) -> None:
+        place = (commitment.contract_id, commitment.data_digest)
+        self._pending_data[place] -= 1
+        if not self._pending_data[place]:
+            del self._pending_data[place]
+        self._pending[commitment] -= 1
+        if not self._pending[commitment]:
+            del self._pending[commitment]
+            held = self._held.get(commitment.contract_id, set())
+            held.discard(commitment)
+            if not held:
+                self._held.pop(commitment.contract_id, None)
 
     def _judge_contract(self, contract_id: bytes) -> bool:
         unready = [digest for digest in self._by_contract.get(contract_id, ()) if digest in self._unready]
@@ -204,13 +225,13 @@ class Readiness:
                 contracts[contract_id] = contract_at(self._store, contract_id)
             standing = standing_of(contracts[contract_id], sender, commitment)
             verdict = self._verdicts.get(commitment)
-            if standing == "owed" and verdict is None:
-                lacking.append(commitment)
+            if standing == "owed" and verdict is None and len(lacking) < MAX_PENDING:
+                lacking.append(commitment)  # no more at once: a batch may hold hundreds, which are looked at each time
             elif standing == "early" or (standing == "owed" and not verdict):
                 is_blocked = True
         if lacking or is_blocked:
             self._unready[digest] = tuple(lacking)
             return False
         del self._unready[digest]
-        self._named.discard(digest)
+        self._named.pop(digest, None)
         return True

@@ -134,8 +134,12 @@ def test_nothing_is_remembered_of_batches_that_left(node: Node) -> None:
     pending = node.commits(batch)
     node.pool.add([pending])
     node.readiness.named([pending.digest])
+    node.readiness.judged(batch.commitment, is_good=True)
+    assert node.readiness.is_pending(identifier(OPERATOR), batch.commitment.data_digest)
+    assert node.readiness._held
     node.pool.remove([pending.digest])
     memory = node.readiness
-    for remembered in (memory._batches, memory._unready, memory._by_contract, memory._named):
-        assert not remembered
+    kept = (memory._batches, memory._unready, memory._by_contract, memory._named)
+    counted = (memory._pending, memory._pending_data, memory._held)
+    assert not any((*kept, *counted))
     assert not memory.is_pending(identifier(OPERATOR), batch.commitment.data_digest)
