@@ -139,11 +139,18 @@ class Challenging:
             outcome = await self._transactions.send(_purpose(fault), body)
             if outcome.accepted:
                 log.info("challenge sent", contract=fault.contract_id.hex(), transaction=outcome.id.hex())
-                self._note(case, stage="challenged", transaction=outcome.id, trouble="")
+                self._note(case, stage="challenged", transaction=outcome.id, trouble=self._refusal(fault))
             else:
                 if outcome.detail != case.fault.trouble:  # once, not at each attempt
                     log.error("a fraud cannot be challenged yet", contract=fault.contract_id.hex(), why=outcome.detail)
                 self._note(case, trouble=outcome.detail or outcome.reason)
+
+    def _refusal(self, fault: Fault) -> str:
+        """Return why the last challenge had no effect; a sender needs the penalty for a false one even for a right one."""
+        receipt = self._store.receipt(fault.transaction) if fault.transaction else None
+        if receipt is None or not receipt.reason:
+            return ""
+        return f"the last challenge was refused as {receipt.reason}; it is sent again"
 
     def _stage(self, fault: Fault) -> FaultStage:
         """Return what the chain says."""

@@ -163,11 +163,11 @@ class Following:
             return True
         return await self._challenging.take(contract.terms, batch.commitment, proof) is not None
 
-    def stuck(self, watched: Watched, stage: WatchStage, detail: str, again_s: float = PAUSE_S) -> float:
+    def stuck(self, watched: Watched, stage: WatchStage, detail: str, again_s: float | None = None) -> float:
         """Say why a contract is not followed, once; returns when to look again."""
         if watched.note(stage, detail):
             log.warning("a contract is not followed", contract=watched.contract_id.hex(), stage=stage, why=detail)
-        return again_s
+        return PAUSE_S if again_s is None else again_s
 
     # ------------------------------------------------------------------ states
 

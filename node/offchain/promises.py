@@ -40,11 +40,13 @@ class Promises:
             raise InvalidInput(
                 f"the receipt is about batch {receipt.number}; {batch_count} are committed: come back later"
             )
+        of_batch = self._held.get((receipt.contract_id, receipt.number), {})
+        if signed.signature in of_batch:
+            return
         if self._count >= MAX_HELD:
             raise InvalidInput(f"{self._count} receipts wait for their batches here; hand it to another node, or later")
-        of_batch = self._held.setdefault((receipt.contract_id, receipt.number), {})
-        self._count += signed.signature not in of_batch
-        of_batch[signed.signature] = signed
+        self._held.setdefault((receipt.contract_id, receipt.number), of_batch)[signed.signature] = signed
+        self._count += 1
 
     def take(self, contract_id: bytes, number: int) -> list[SignedReceipt]:
         """Return the receipts about a batch, and hold them no more."""
