@@ -76,6 +76,30 @@ class Outcome(Wire, frozen=True):
         return not self.code
 
 
+class KeyPart(msgspec.Struct, frozen=True):
+    """A part of a state key."""
+
+    name: str
+    """What it is."""
+    size_bytes: int
+    """Its length."""
+    is_number: bool = False
+    """Whether it is a number, big-endian; else an address or a digest."""
+
+
+class EntryKind(msgspec.Struct, frozen=True):
+    """A kind of state entries, so that people can name and read one; the rules do without."""
+
+    name: str
+    """What its entries say."""
+    prefix: bytes
+    """How the machine's keys of it begin."""
+    parts: tuple[KeyPart, ...]
+    """What stands in a key after the prefix."""
+    value: Any
+    """Type of the values."""
+
+
 class Machine(msgspec.Struct, Generic[ParametersT, OperationT], frozen=True):
     """A kind of contract."""
 
@@ -91,6 +115,8 @@ class Machine(msgspec.Struct, Generic[ParametersT, OperationT], frozen=True):
     """The rules."""
     payable: Callable[[bytes], PayableKeys] | None = None
     """For a machine that takes deposits: where an account's credits stand."""
+    entries: tuple[EntryKind, ...] = ()
+    """Its kinds of state entries, for those who read them."""
 
 
 def done(result: bytes = b"") -> Outcome:

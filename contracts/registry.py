@@ -38,6 +38,11 @@ class Registry:
                 decoder(machine.operations, MAX_OPERATION_BYTES, name=f"operation of {machine.name}"),
             )
 
+    @property
+    def machines(self) -> tuple[Machine[Any, Any], ...]:
+        """All machines, by name and version."""
+        return tuple(machine for _, (machine, _, _) in sorted(self._machines.items()))
+
     def bind(self, terms: ContractTerms) -> BoundMachine:
         """Return the machine of a contract with its parameters; raises `InvalidInput` for unknown ones."""
         found = self._machines.get((terms.machine, terms.version))

@@ -11,8 +11,9 @@ import msgspec
 from ledger.blocks import SignedKeyblock
 from ledger.codec import encode
 from ledger.errors import SpchainError
-from node.api import mining_models, models, proof_models, reputation_models
+from node.api import event_models, mining_models, models, proof_models, reputation_models
 from node.consent_client import ConsentClient
+from node.contract_client import ContractClient
 from node.http_client import (
     BINARY,
     CONNECT_TIMEOUT_S,
@@ -38,6 +39,11 @@ class NodeClient(HttpClient):
     def consent(self) -> ConsentClient:
         """What patients decide, and the way to proxies."""
         return ConsentClient(self)
+
+    @property
+    def contracts(self) -> ContractClient:
+        """Off-chain contracts."""
+        return ContractClient(self)
 
     # ------------------------------------------------------------------ reads
 
@@ -160,13 +166,18 @@ class NodeClient(HttpClient):
         """Return a blob; the caller checks it."""
         return self.repeat("GET", f"/v1/blobs/{blob_id.hex()}")
 
-    def events(self, from_height: int | None = None, *, receipts: bool = False) -> Iterator[models.Event]:
+    def events(
+        self, from_height: int | None = None, *, receipts: bool = False, contracts: bool = False
+    ) -> Iterator[event_models.Event]:
         """Yield committed microblocks from a height on, for ever; comes back by itself when the stream ends.
+
+        `receipts` lists each transaction, `contracts` what happened to off-chain contracts.
 
         Raises `NodeUnreachable` when the node is gone.
         """
         while True:
             query: dict[str, str | int] = {"receipts": "true" if receipts else "false"}
+            query["contracts"] = "true" if contracts else "false"
             if from_height is not None:
                 query["from_height"] = from_height
             try:
@@ -177,7 +188,7 @@ class NodeClient(HttpClient):
                         raise problem(response.status_code, bounded(response))
                     for line in response.iter_lines():
                         if line.startswith("data: "):
-                            event = self.parse(models.Event, line.removeprefix("data: ").encode())
+                            event = self.parse(event_models.Event, line.removeprefix("data: ").encode())
                             from_height = event.height + 1
                             yield event
             except httpx.TimeoutException as error:

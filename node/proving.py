@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from contracts.reading import Reader
+from contracts.shipped import MACHINES
 from ledger.blocks import SignedKeyblock, keyblock_hash
 from ledger.codec import decode, encode
 from ledger.errors import InvalidInput, NotFound, SpchainError
@@ -97,7 +99,7 @@ def export(client: NodeClient, claim: Claim, wait_s: float = 0) -> tuple[bytes, 
         refused: SpchainError
         try:
             state = ProvedState(client)
-            return gather(genesis, state.signed, claim, state.fetch)
+            return gather(genesis, state.signed, claim, state.fetch, Reader(MACHINES))
         except KeyblockChanged:
             changes += 1
             if changes == _ATTEMPTS:
@@ -106,7 +108,7 @@ def export(client: NodeClient, claim: Claim, wait_s: float = 0) -> tuple[bytes, 
         except NothingPinned as error:
             refused = error
         except EvidenceRefused as error:
-            if error.reason is not Fault.NOT_SO:
+            if error.reason not in (Fault.NOT_SO, Fault.PENDING):
                 raise
             refused = error
         if time.monotonic() >= deadline:

@@ -9,7 +9,7 @@ does; so a file holds exactly the entries that the walk asks for, in its order. 
 from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -18,11 +18,16 @@ from ledger.chain import Chain
 from ledger.codec import Address, Digest, Uint, Wire
 from ledger.errors import InvalidInput
 from ledger.genesis import Genesis
+from ledger.offchain import MAX_OPERATIONS, ContractTerms, LeafProof, RequestBytes
+from ledger.partial_tree import WitnessEntry
 from ledger.state import EPOCHS, PROGRESS, Table, V
 from records.access_entries import SignedEntry
 
 MAX_ACCESS_ENTRIES = 1024
 """Entries of one file: with signatures and 64 records each they take at most a megabyte."""
+
+MAX_OUTCOMES_BYTES = MAX_OPERATIONS * 128
+"""Outcomes of one request: each has a code of up to 32 characters and a result of up to 64 bytes."""
 
 T = TypeVar("T")
 Walk = Generator[Sequence[bytes], Sequence[bytes | None], T]
@@ -41,6 +46,7 @@ class Fault(StrEnum):
     CONTRADICTION = "contradiction"
     BAD_SIGNATURE = "bad_signature"
     NOT_SO = "not_so"
+    PENDING = "pending"
 
 
 class EvidenceRefused(InvalidInput):
@@ -100,7 +106,77 @@ class LabelClaim(Wire, frozen=True, tag=6):
     """Place of the record in the patient's chain."""
 
 
-Claim = RecordClaim | HistoryClaim | GrantClaim | RevocationClaim | AccessClaim | LabelClaim
+class OperationClaim(Wire, frozen=True, tag=7):
+    """An off-chain contract has executed a request, with these outcomes."""
+
+    contract_id: Digest
+    """The contract."""
+    number: Uint
+    """The batch."""
+    request: RequestBytes
+    """The request, as its author signed it."""
+    outcomes: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_OUTCOMES_BYTES)]
+    """Encoded outcomes of its operations."""
+    proof: LeafProof
+    """That its leaf stands in the batch."""
+
+
+class ContractValueClaim(Wire, frozen=True, tag=8):
+    """The state of an off-chain contract had a value under a key at the end of a batch."""
+
+    contract_id: Digest
+    """The contract."""
+    number: Uint
+    """The batch."""
+    entry: WitnessEntry
+    """State key, value and proof under the batch's new root."""
+
+
+Claim = (
+    RecordClaim
+    | HistoryClaim
+    | GrantClaim
+    | RevocationClaim
+    | AccessClaim
+    | LabelClaim
+    | OperationClaim
+    | ContractValueClaim
+)
+
+
+class ReadRequest(Protocol):
+    """A request whose shape and signature are right."""
+
+    @property
+    def sender(self) -> bytes | None:
+        """Address of who signed; None for what the chain itself has forced."""
+        ...
+
+    @property
+    def first_sequence(self) -> int:
+        """Number of its first operation among its sender's."""
+        ...
+
+    @property
+    def operations(self) -> tuple[Any, ...]:
+        """The operations, ready for JSON."""
+        ...
+
+
+class ContractReader(Protocol):
+    """Reads what machines write; only words come from it, and the check of a request's signature."""
+
+    def read_request(self, chain_id: bytes, terms: ContractTerms, raw: bytes) -> ReadRequest:
+        """Check and read a request. Raises `InvalidInput`."""
+        ...
+
+    def read_outcomes(self, raw: bytes) -> tuple[tuple[str, Any], ...]:
+        """Return of each operation why it was refused, empty if it took effect, and what it answers. Raises `InvalidInput`."""
+        ...
+
+    def read_entry(self, terms: ContractTerms, key: bytes, value: bytes | None) -> tuple[str, Any]:
+        """Return a state key and its value for people."""
+        ...
 
 
 class Scene(msgspec.Struct, frozen=True):
@@ -112,6 +188,8 @@ class Scene(msgspec.Struct, frozen=True):
     """The genesis of the chain."""
     chain: Chain
     """The chain; the keyblock's miner has signed for its identifier."""
+    reader: ContractReader | None = None
+    """Reads what off-chain contracts write; claims about them need one."""
 
 
 class Moment(msgspec.Struct, frozen=True):

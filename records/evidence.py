@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Evidence files: one claim about records or grants, with all that it takes to check it against the hash of a keyblock alone.
+"""Evidence files: one claim about records, grants or contracts, with all that it takes to check it against a keyblock's hash alone.
 
     keyblock hash ── keyblock ── state root ── proofs ── entries of the state ── claim
                         └─ miner's signature ── chain identifier ── genesis (name and rules of the network)
@@ -23,6 +23,8 @@ from ledger.state_tree import StateProof, verify_state_proof
 from records.claims import (
     AccessClaim,
     Claim,
+    ContractReader,
+    ContractValueClaim,
     EvidenceRefused,
     Fault,
     Found,
@@ -30,6 +32,7 @@ from records.claims import (
     HistoryClaim,
     LabelClaim,
     Moment,
+    OperationClaim,
     RecordClaim,
     RevocationClaim,
     Scene,
@@ -37,6 +40,7 @@ from records.claims import (
     Walk,
     moment,
 )
+from records.contract_walks import walk_contract_value, walk_operation
 from records.grant_walks import walk_access, walk_grant, walk_revocation
 from records.record_walks import MAX_HISTORY_RECORDS, walk_history, walk_label, walk_record
 
@@ -115,14 +119,16 @@ _WALKS: Mapping[type, tuple[str, Callable[[Scene, Any, Moment], Walk[Found]]]] =
     RevocationClaim: ("revocation", walk_revocation),
     AccessClaim: ("access", walk_access),
     LabelClaim: ("label", walk_label),
+    OperationClaim: ("operation", walk_operation),
+    ContractValueClaim: ("contract-value", walk_contract_value),
 }
 """By kind of claim; `Any` because each walk takes its own kind."""
 
 _decode = decoder(EvidenceFile, MAX_EVIDENCE_BYTES)
 
 
-def verify(raw: bytes, trusted_hash: bytes) -> Findings:
-    """Check a file against the hash of a keyblock. Raises `EvidenceRefused`."""
+def verify(raw: bytes, trusted_hash: bytes, reader: ContractReader | None = None) -> Findings:
+    """Check a file against the hash of a keyblock; what off-chain contracts did takes a reader. Raises `EvidenceRefused`."""
     evidence = decode_evidence(raw)
     given = keyblock_hash(evidence.keyblock.keyblock)
     if given != trusted_hash:
@@ -141,14 +147,16 @@ def verify(raw: bytes, trusted_hash: bytes) -> Findings:
             found.append(waiting.pop())
         return found
 
-    findings = _check(evidence.genesis, evidence.keyblock, evidence.claim, fetch)
+    findings = _check(evidence.genesis, evidence.keyblock, evidence.claim, fetch, reader)
     if waiting:
         detail = f"{len(waiting)} of {len(evidence.entries)} entries belong to nothing that is claimed"
         raise EvidenceRefused(Fault.SUPERFLUOUS_ENTRY, detail)
     return findings
 
 
-def gather(genesis: bytes, keyblock: SignedKeyblock, claim: Claim, fetch: Fetch) -> tuple[bytes, Findings]:
+def gather(
+    genesis: bytes, keyblock: SignedKeyblock, claim: Claim, fetch: Fetch, reader: ContractReader | None = None
+) -> tuple[bytes, Findings]:
     """Make a file of what `fetch` gets, from an untrusted node for instance; everything is checked on the way.
 
     Raises:
@@ -161,7 +169,7 @@ def gather(genesis: bytes, keyblock: SignedKeyblock, claim: Claim, fetch: Fetch)
         gathered.extend(found)
         return found
 
-    findings = _check(genesis, keyblock, claim, keeping)
+    findings = _check(genesis, keyblock, claim, keeping, reader)
     raw = encode(EvidenceFile(MAGIC, VERSION, genesis, keyblock, claim, tuple(gathered)))
     if len(raw) > MAX_EVIDENCE_BYTES:
         raise EvidenceRefused(
@@ -188,8 +196,10 @@ def check_entry(root: bytes, key: bytes, entry: StateEntry) -> None:
         raise EvidenceRefused(Fault.WRONG_PROOF, f"state key {key.hex()} is not proved to be as it is given")
 
 
-def _check(genesis: bytes, signed: SignedKeyblock, claim: Claim, fetch: Fetch) -> Findings:
-    scene = _scene(genesis, signed)
+def _check(
+    genesis: bytes, signed: SignedKeyblock, claim: Claim, fetch: Fetch, reader: ContractReader | None
+) -> Findings:
+    scene = _scene(genesis, signed, reader)
     kind, walk = _WALKS[type(claim)]
     root = scene.keyblock.state_root
 
@@ -225,7 +235,7 @@ def _check(genesis: bytes, signed: SignedKeyblock, claim: Claim, fetch: Fetch) -
     )
 
 
-def _scene(genesis: bytes, signed: SignedKeyblock) -> Scene:
+def _scene(genesis: bytes, signed: SignedKeyblock, reader: ContractReader | None) -> Scene:
     try:
         content = decode_genesis(genesis)
     except InvalidInput as error:
@@ -234,7 +244,7 @@ def _scene(genesis: bytes, signed: SignedKeyblock) -> Scene:
     if not is_signed_by_miner(chain.id, signed):
         detail = f"the keyblock is not signed for chain {chain.id.hex()}, which the genesis in the file makes"
         raise EvidenceRefused(Fault.WRONG_CHAIN, detail)
-    return Scene(signed.keyblock, content, chain)
+    return Scene(signed.keyblock, content, chain, reader)
 
 
 def _drive(walk: Walk[T], values: Callable[[Sequence[bytes]], Sequence[bytes | None]]) -> T:

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import msgspec
 
-from contracts.machine import Context, Machine, Outcome, View, done, refused
+from contracts.machine import Context, EntryKind, KeyPart, Machine, Outcome, View, done, refused
 from ledger.codec import Address, Digest, Uint, Wire, decoder, encode
 from ledger.crypto.hashing import ZERO_DIGEST, Tag, tagged_hash
+from ledger.crypto.keys import ADDRESS_BYTES
 
 MAX_WRITERS = 32
 """Proxies and institutions that log into one contract; fills two thirds of the parameters' room."""
@@ -103,6 +104,11 @@ def _review(view: View, patient: bytes, count: int) -> Outcome:
 
 
 ACCESS_LOG: Machine[AccessLogParameters, LogAccess | ReviewAccesses] = Machine(
-    "access_log", 1, AccessLogParameters, LogAccess | ReviewAccesses, apply
+    "access_log",
+    1,
+    AccessLogParameters,
+    LogAccess | ReviewAccesses,
+    apply,
+    entries=(EntryKind("accesses", b"", (KeyPart("patient", ADDRESS_BYTES),), AccessHead),),
 )
 """The machine."""

@@ -5,8 +5,10 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from contracts.machine import Context, Machine, Outcome, View, done, refused
+from contracts.machine import Context, EntryKind, KeyPart, Machine, Outcome, View, done, refused
 from ledger.codec import Address, Digest, Uint, Wire, decoder, encode
+from ledger.crypto.hashing import DIGEST_BYTES
+from ledger.crypto.keys import ADDRESS_BYTES
 
 
 class AppointmentsParameters(Wire, frozen=True):
@@ -143,7 +145,13 @@ def _booked_or_freed(slot: Slot, operation: BookSlot | CancelSlot, sender: bytes
     return replace(slot, status="free", patient=None, note=None) if is_own else "not_yours"
 
 
+ENTRIES = (
+    EntryKind("slot", b"s", (KeyPart("slot", 8, is_number=True),), Slot),
+    EntryKind("acknowledgement", b"a", (KeyPart("sender", ADDRESS_BYTES), KeyPart("document", DIGEST_BYTES)), Uint),
+)
+"""A slot; when a document was acknowledged, in milliseconds since 1970 (UTC)."""
+
 APPOINTMENTS: Machine[AppointmentsParameters, AppointmentOperation] = Machine(
-    "appointments", 1, AppointmentsParameters, AppointmentOperation, apply
+    "appointments", 1, AppointmentsParameters, AppointmentOperation, apply, entries=ENTRIES
 )
 """The machine."""

@@ -6,8 +6,9 @@ R2 Only the chain deposits, and only the owner pays, refunds and withdraws.
 R3 At most what was paid, and is not refunded yet, can be refunded to its payer.
 """
 
-from contracts.machine import Context, Machine, Outcome, View, done, refused
+from contracts.machine import Context, EntryKind, KeyPart, Machine, Outcome, View, done, refused
 from ledger.codec import Address, Digest, Uint, Wire, decoder, encode
+from ledger.crypto.keys import ADDRESS_BYTES
 from ledger.offchain import Deposit, PayableKeys
 
 MAX_CREDITS = 2**63 - 1
@@ -138,7 +139,14 @@ def _deposit(view: View, deposit: Deposit) -> Outcome:
     return done(encode(total))
 
 
+ENTRIES = (
+    EntryKind("balance", b"b", (KeyPart("account", ADDRESS_BYTES),), Uint),
+    EntryKind("withdrawn", b"w", (KeyPart("account", ADDRESS_BYTES),), Uint),
+    EntryKind("paid", b"p", (KeyPart("payer", ADDRESS_BYTES), KeyPart("recipient", ADDRESS_BYTES)), Uint),
+)
+"""Credits of an account, what it has withdrawn, and what one account has paid another; all in microcredits."""
+
 MICRO_FEES: Machine[MicroFeesParameters, MicroFeesOperation] = Machine(
-    "micro_fees", 1, MicroFeesParameters, MicroFeesOperation, apply, payable_keys
+    "micro_fees", 1, MicroFeesParameters, MicroFeesOperation, apply, payable_keys, ENTRIES
 )
 """The machine."""

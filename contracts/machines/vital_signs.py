@@ -9,8 +9,9 @@ from typing import Annotated
 
 import msgspec
 
-from contracts.machine import Context, Machine, Outcome, View, done, refused
+from contracts.machine import Context, EntryKind, KeyPart, Machine, Outcome, View, done, refused
 from ledger.codec import Uint, Wire, decoder, encode
+from ledger.crypto.keys import ADDRESS_BYTES
 
 Value = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
 """A measured value in the unit of its series."""
@@ -109,5 +110,14 @@ def apply(view: View, context: Context[VitalSignsParameters], operation: Measure
     return done(encode(len(windows)))
 
 
-VITAL_SIGNS: Machine[VitalSignsParameters, Measure] = Machine("vital_signs", 1, VitalSignsParameters, Measure, apply)
+_SERIES = (KeyPart("sender", ADDRESS_BYTES), KeyPart("series", 2, is_number=True))
+ENTRIES = (
+    EntryKind("window", b"w", (*_SERIES, KeyPart("number", 8, is_number=True)), Window),
+    EntryKind("newest", b"s", _SERIES, Uint),
+)
+"""What is kept of a window; the time of a series' newest value, in milliseconds since 1970 (UTC)."""
+
+VITAL_SIGNS: Machine[VitalSignsParameters, Measure] = Machine(
+    "vital_signs", 1, VitalSignsParameters, Measure, apply, entries=ENTRIES
+)
 """The machine."""

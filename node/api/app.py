@@ -8,11 +8,16 @@ from starlette.types import ASGIApp
 
 from ledger.errors import InvalidInput, SpchainError
 from node.api.consent import consent_routes, record_history_routes
+from node.api.contract_acts import contract_act_routes
+from node.api.contract_inner import inner_routes
+from node.api.contract_models import Requests
+from node.api.contracts import contract_routes
 from node.api.epochs import epoch_routes
 from node.api.errors import handle
+from node.api.event_models import Event
 from node.api.guard import Budget, Guard
 from node.api.mining import mining_routes
-from node.api.models import Event, Submission
+from node.api.models import Submission
 from node.api.proofs import proof_routes
 from node.api.reads import account_routes, block_routes, chain_routes
 from node.api.reputation import reputation_routes
@@ -55,6 +60,9 @@ def create_app(node: Served, config: NodeConfig) -> ASGIApp:
     app.include_router(record_history_routes(node))
     app.include_router(sharing_routes(node, budget, token))
     app.include_router(proof_routes(node))
+    app.include_router(contract_routes(node))
+    app.include_router(inner_routes(node))
+    app.include_router(contract_act_routes(node, budget, token))
     for kind in (SpchainError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)
     _describe_unreferenced(app)
@@ -68,7 +76,7 @@ def _describe_unreferenced(app: FastAPI) -> None:
     def openapi() -> dict[str, object]:
         document = generate()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (Submission, Event):
+        for model in (Submission, Event, Requests):
             schemas.setdefault(model.__name__, model.model_json_schema())
         return document
 

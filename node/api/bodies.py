@@ -9,6 +9,8 @@ from typing import Annotated
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from ledger.offchain import MAX_REQUEST_BYTES
+from node.api.contract_models import MAX_SEND_REQUESTS
 from node.api.errors import Problem
 from node.api.guard import Budget
 from node.api.models import MAX_SUBMIT_TRANSACTIONS, MAX_WAIT_MS
@@ -27,6 +29,20 @@ class _JsonSubmission(msgspec.Struct, forbid_unknown_fields=True):
 _json = msgspec.json.Decoder(_JsonSubmission)
 _msgpack = msgspec.msgpack.Decoder(
     Annotated[list[bytes], msgspec.Meta(min_length=1, max_length=MAX_SUBMIT_TRANSACTIONS)]
+)
+
+
+class _JsonRequests(msgspec.Struct, forbid_unknown_fields=True):
+    requests: Annotated[
+        list[Annotated[str, msgspec.Meta(min_length=2, max_length=2 * MAX_REQUEST_BYTES)]],
+        msgspec.Meta(min_length=1, max_length=MAX_SEND_REQUESTS),
+    ]
+
+
+_Request = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_REQUEST_BYTES)]
+_json_requests = msgspec.json.Decoder(_JsonRequests)
+_msgpack_requests: msgspec.msgpack.Decoder[list[bytes]] = msgspec.msgpack.Decoder(
+    Annotated[list[_Request], msgspec.Meta(min_length=1, max_length=MAX_SEND_REQUESTS)]
 )
 
 
@@ -78,13 +94,32 @@ def parse_submission(media_type: str, body: bytes) -> tuple[list[bytes], int]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         detail = f"the body is not {media_type}: {str(error)[:200]}"
         raise Problem(HTTPStatus.BAD_REQUEST, "malformed_body", detail, "encode it properly") from error
+    return _from_hex(submission.transactions, "transactions"), submission.wait_ms
+
+
+def parse_requests(media_type: str, body: bytes) -> list[bytes]:
+    """Return the requests to an off-chain contract of a body; raises `Problem`."""
+    try:
+        if media_type == "application/msgpack":
+            return _msgpack_requests.decode(body)
+        texts = _json_requests.decode(body).requests
+    except msgspec.ValidationError as error:
+        remedy = "see POST /v1/contracts/{contract}/requests in /v1/openapi.json"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_body", str(error)[:500], remedy) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        detail = f"the body is not {media_type}: {str(error)[:200]}"
+        raise Problem(HTTPStatus.BAD_REQUEST, "malformed_body", detail, "encode it properly") from error
+    return _from_hex(texts, "requests")
+
+
+def _from_hex(texts: list[str], what: str) -> list[bytes]:
     raws = []
-    for index, text in enumerate(submission.transactions):
+    for index, text in enumerate(texts):
         if not _HEX.fullmatch(text):
-            detail = f"transactions[{index}] is not hexadecimal"
+            detail = f"{what}[{index}] is not hexadecimal"
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_hex", detail, "write two hexadecimal digits per byte")
         raws.append(bytes.fromhex(text))
-    return raws, submission.wait_ms
+    return raws
 
 
 def parse_hex(text: str, size_bytes: int, what: str) -> bytes:

@@ -426,23 +426,6 @@ class GenesisInfo(Model):
     """Its canonical encoding: the bytes of a `genesis.msgpack`."""
 
 
-class Event(Model):
-    """A committed microblock, as `GET /v1/events` tells it."""
-
-    height: int
-    """Its height."""
-    block_hash: Hex
-    """Its hash."""
-    timestamp_ms: int
-    """Its time, in milliseconds since 1970 (UTC)."""
-    transactions: int
-    """Number of transactions that took effect."""
-    rejected: int
-    """Number of transactions that did not."""
-    receipts: tuple[tuple[Hex, str], ...] | None = None
-    """Identifier of each transaction and why it had no effect, or an empty text; only when asked for."""
-
-
 class Health(Model):
     """A node that can serve."""
 

@@ -11,6 +11,7 @@ from consensus.standings import Standings
 from ledger.genesis import Genesis
 from ledger.store import Store
 from ledger.transition import Receipt
+from node.api.served_contracts import ServedContracts
 from node.events import BlockEvent
 from node.mining import MiningDesk
 from node.service import SubmitOutcome
@@ -60,6 +61,11 @@ class Served(Protocol):
     @property
     def proxying(self) -> Proxies:
         """The way to the proxies of grants."""
+        ...
+
+    @property
+    def offchain(self) -> ServedContracts:
+        """Off-chain contracts: operators, published data, states."""
         ...
 
     @property

@@ -5,6 +5,7 @@ A subscription buffers a bounded number of microblocks. Who falls behind is cut 
 missed is then read from the store, at the client's own pace.
 """
 
+from collections import OrderedDict
 from http import HTTPStatus
 from typing import Annotated
 
@@ -17,6 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from ledger.transactions import transaction_id
 from node.api import views
+from node.api.contract_models import ContractNews
+from node.api.contract_scan import news_at
 from node.api.errors import Problem
 from node.api.served import Served
 from node.events import BlockEvent
@@ -25,6 +28,8 @@ MAX_STREAMS = 32
 """Streams at once; half of the subscribers that a node takes."""
 KEEP_ALIVE_S = 15.0
 """A comment is sent after this long without an event: proxies give silent connections up after 30 to 60 s."""
+KEPT_NEWS = 64
+"""Microblocks whose news of contracts are kept for other streams: as many as a subscriber may fall behind."""
 LIVE_WITHIN = 16
 """Microblocks behind the head at which a client is near enough to subscribe, far below the subscription's buffer."""
 
@@ -42,6 +47,7 @@ def stream_routes(node: Served) -> APIRouter:
         request: Request,
         from_height: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="First microblock wanted.")] = None,
         receipts: Annotated[bool, Query(description="Whether to list each transaction.")] = False,
+        contracts: Annotated[bool, Query(description="Whether to say what happened to off-chain contracts.")] = False,
     ) -> Response:
         """Committed microblocks as they come, as server-sent events; `id` is the height, `data` an `Event`."""
         last = request.headers.get("last-event-id")
@@ -55,7 +61,7 @@ def stream_routes(node: Served) -> APIRouter:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", detail, "follow another node", {"Retry-After": "10"})
         # The genesis is no event; the first microblock is.
         first = node.store.head().height + 1 if from_height is None else max(from_height, 1)
-        return _EventStream(node, streams, first, with_receipts=receipts)
+        return _EventStream(node, streams, first, with_receipts=receipts, with_contracts=contracts)
 
     return router
 
@@ -64,6 +70,15 @@ class _Streams:
     def __init__(self, node: Served) -> None:
         self.node = node
         self.running = 0
+        self._news: OrderedDict[int, tuple[ContractNews, ...]] = OrderedDict()
+
+    def news(self, height: int) -> tuple[ContractNews, ...]:
+        """Return what happened to contracts in a microblock; read once for all who follow live."""
+        if height not in self._news:
+            self._news[height] = news_at(self.node.store, height)
+            if len(self._news) > KEPT_NEWS:
+                self._news.popitem(last=False)
+        return self._news[height]
 
 
 class _EventStream(Response):
@@ -71,12 +86,14 @@ class _EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, node: Served, streams: _Streams, first: int, *, with_receipts: bool) -> None:
+    def __init__(
+        self, node: Served, streams: _Streams, first: int, *, with_receipts: bool, with_contracts: bool
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._node, self._streams = node, streams
         self._next = first
-        self._with_receipts = with_receipts
+        self._with_receipts, self._with_contracts = with_receipts, with_contracts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
@@ -119,7 +136,8 @@ class _EventStream(Response):
             await self._send_event(send, await past_event(self._node, self._next))
 
     async def _send_event(self, send: Send, event: BlockEvent) -> None:
-        await _send(send, encode_event(event, with_receipts=self._with_receipts))
+        news = self._streams.news(event.height) if self._with_contracts else None
+        await _send(send, encode_event(event, with_receipts=self._with_receipts, news=news))
         self._next = event.height + 1
 
 
@@ -135,7 +153,7 @@ async def past_event(node: Served, height: int) -> BlockEvent:
     return BlockEvent(height, block_hash, header.timestamp_ms, effective, len(receipts) - effective, tuple(receipts))
 
 
-def encode_event(event: BlockEvent, *, with_receipts: bool) -> bytes:
+def encode_event(event: BlockEvent, *, with_receipts: bool, news: tuple[ContractNews, ...] | None = None) -> bytes:
     """Return one server-sent event."""
     data: dict[str, object] = {
         "height": event.height,
@@ -146,6 +164,8 @@ def encode_event(event: BlockEvent, *, with_receipts: bool) -> bytes:
     }
     if with_receipts:
         data["receipts"] = [(identifier.hex(), reason) for identifier, reason in event.receipts]
+    if news is not None:
+        data["contracts"] = [item.model_dump(mode="json") for item in news]
     return b"id: %d\nevent: microblock\ndata: %s\n\n" % (event.height, msgspec.json.encode(data))
 
 

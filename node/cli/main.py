@@ -5,6 +5,7 @@ import typer
 
 from node.cli import (
     chain,
+    contracts,
     delegates,
     devnet,
     emergencies,
@@ -57,6 +58,7 @@ app.add_typer(labels.app, name="label")
 app.add_typer(guardians.app, name="guardian")
 app.add_typer(delegates.app, name="delegate")
 app.add_typer(emergencies.app, name="emergency")
+app.add_typer(contracts.app, name="contract")
 app.add_typer(proofs.app, name="proof")
 app.add_typer(chain.block_app, name="block")
 app.add_typer(chain.tx_app, name="tx")

@@ -10,6 +10,7 @@ from node.cli.access import address_in, connect, digest_in
 from node.cli.shell import JsonOption, NodeOption, emit, facts, note, printable
 
 if TYPE_CHECKING:
+    from node.client import NodeClient
     from records.claims import Claim
     from records.evidence import Findings
 
@@ -175,20 +176,27 @@ def verify(
     Example: spchain verify record-3.evidence --keyblock 1f4a…09
     """
     del json_output
+    from contracts.reading import Reader
+    from contracts.shipped import MACHINES
     from node.files import read_file
     from records import evidence
 
     raw = read_file(Path(file).expanduser(), evidence.MAX_EVIDENCE_BYTES, "evidence")
-    found = evidence.verify(raw, digest_in(keyblock, "keyblock"))
+    found = evidence.verify(raw, digest_in(keyblock, "keyblock"), Reader(MACHINES))
     emit(_as_json(found), lambda: _show(found))
 
 
 def _export(claim: "Claim", output: str, wait_s: float, node: str | None) -> None:
+    with connect(node) as client:
+        export_claim(client, claim, output, wait_s)
+
+
+def export_claim(client: "NodeClient", claim: "Claim", output: str, wait_s: float) -> None:
+    """Write an evidence file of a claim, and say what it proves."""
     from node.files import create_file
     from node.proving import export
 
-    with connect(node) as client:
-        raw, found = export(client, claim, wait_s)
+    raw, found = export(client, claim, wait_s)
     create_file(Path(output).expanduser(), raw)
     note(f"wrote {len(raw)} bytes to {output}")
     emit({"file": output, "file_bytes": len(raw), **_as_json(found)}, lambda: _show(found))

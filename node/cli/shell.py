@@ -119,7 +119,7 @@ def exit_code(error: SpchainError) -> ExitCode:
     # By name: the classes live in modules that take long to import, and only what was imported can have raised.
     names = {kind.__name__ for kind in type(error).__mro__}
     status = getattr(error, "status", 0)
-    if names & {"NodeTimeout", "CommitTimeout"}:
+    if names & {"NodeTimeout", "CommitTimeout", "NotFarEnough"}:
         return ExitCode.TIMEOUT
     if "NodeUnreachable" in names or status in (500, 503, 507):
         return ExitCode.UNREACHABLE

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Routes that bring requests to contracts' operators, and hand out the published data of batches."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from contracts.shipped import MACHINES
+from ledger.codec import encode
+from ledger.offchain import MAX_DATA_BYTES
+from node.api import contract_models as models
+from node.api.bodies import content_type, parse_hex, parse_requests, read_body
+from node.api.contract_views import ContractViews
+from node.api.contracts import Number
+from node.api.errors import Problem
+from node.api.guard import Budget
+from node.api.served import Served
+from node.api.served_contracts import Sent
+from node.api.tokens import authorise
+
+_DIGEST_BYTES = 32
+_BINARY = "application/octet-stream"
+_JSON_BODY = {"schema": {"$ref": "#/components/schemas/Requests"}}
+_MSGPACK_BODY = {"schema": {"description": "array of bin, one signed request each", "type": "string"}}
+
+
+class _Outcome(msgspec.Struct):
+    """`models.RequestOutcome`, encoded by msgspec: an operator answers thousands a second."""
+
+    accepted: bool
+    reason: str
+    detail: str
+    receipt: str | None
+    outcomes: str | None
+
+
+def contract_act_routes(node: Served, budget: Budget, token: bytes | None) -> APIRouter:
+    """Return the routes to operators and data; with a token, requests must carry it, for they make this node work for the client."""
+    router = APIRouter(tags=["contracts"])
+    shown = ContractViews(node.store, MACHINES)
+
+    @router.post(
+        "/v1/contracts/{contract}/requests",
+        response_model=models.RequestOutcomes,
+        openapi_extra={
+            "requestBody": {"content": {"application/json": _JSON_BODY, "application/msgpack": _MSGPACK_BODY}}
+        },
+    )
+    async def send(request: Request, contract: str) -> Response:
+        """Bring up to 64 signed requests to the contract's operator, through whichever node; says what became of each, with receipts.
+
+        An operator whose disk or chain is slower than its users takes none for a while: status 503, reason `busy`, with Retry-After.
+        """
+        authorise(request, token)
+        media_type = content_type(request, ("application/json", "application/msgpack"))
+        contract_id = shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract")).terms.contract_id
+        raws = parse_requests(media_type, await read_body(request, models.MAX_SEND_BYTES, budget))
+        sent = await node.offchain.operating.send(contract_id, raws)
+        _refuse_when_busy(sent)
+        return Response(
+            msgspec.json.encode({"outcomes": [_outcome(one) for one in sent]}), media_type="application/json"
+        )
+
+    @router.get(
+        "/v1/contracts/{contract}/batches/{number}/data",
+        response_class=Response,
+        responses={200: {"content": {_BINARY: {}}}},
+    )
+    async def data(request: Request, contract: str, number: Number) -> Response:
+        """The published data of a batch, from here or from another node, checked against the commitment."""
+        commitment = shown.batch(shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract")), number).commitment
+        # Held until the answer is sent: a slow reader keeps it in memory.
+        budget.take(request, MAX_DATA_BYTES)
+        return Response(await node.offchain.availability.fetch(commitment), media_type=_BINARY)
+
+    return router
+
+
+def _refuse_when_busy(sent: Sequence[Sent]) -> None:
+    """Answer with a status that every client knows when nothing was taken and it is worth trying again; raises `Problem`."""
+    if sent and all(not one.accepted and one.retry_ms for one in sent):
+        wait_s = max(1, -(-max(one.retry_ms for one in sent) // 1000))
+        first = sent[0]
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            first.reason,
+            first.detail,
+            f"send the same requests again in {wait_s} s",
+            {"Retry-After": str(wait_s)},
+        )
+
+
+def _outcome(sent: Sent) -> _Outcome:
+    answer = sent.answer
+    if answer is None:
+        return _Outcome(sent.accepted, sent.reason, sent.detail, None, None)
+    receipt, outcomes = encode(answer.signed).hex(), encode(answer.outcomes).hex()
+    return _Outcome(sent.accepted, sent.reason, sent.detail, receipt, outcomes)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Routes about what is inside contracts: accounts, how far requests have come, and proofs under a batch's roots."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+import trio
+from fastapi import APIRouter, Path
+
+from contracts.batch_data import open_data, prove_leaf
+from contracts.shipped import MACHINES
+from ledger.codec import Uint, decoder, encode
+from ledger.contract_queries import claimed_by
+from ledger.contract_state import Contract
+from ledger.crypto.keys import ADDRESS_BYTES
+from ledger.errors import InvalidInput, NotFound
+from ledger.offchain import MAX_BATCH_LEAVES, BatchCommitment, LeafProof
+from ledger.partial_tree import MAX_KEY_BYTES
+from node.api import contract_models as models
+from node.api import views
+from node.api.bodies import parse_hex
+from node.api.contract_scan import Costs
+from node.api.contract_views import ContractViews
+from node.api.contracts import Number
+from node.api.errors import Problem
+from node.api.served import Served
+
+_DIGEST_BYTES = 32
+_decode_amount = decoder(Uint, 16, name="amount")
+Index = Annotated[int, Path(ge=0, lt=MAX_BATCH_LEAVES)]
+
+
+def inner_routes(node: Served) -> APIRouter:
+    """Return the routes about accounts, requests and proofs."""
+    router = APIRouter(tags=["contracts"])
+    shown = ContractViews(node.store, MACHINES)
+    costs = Costs(node.store)
+
+    def of(identifier: str) -> Contract:
+        return shown.contract(parse_hex(identifier, _DIGEST_BYTES, "contract"))
+
+    @router.get("/v1/contracts/{contract}/accounts/{address}")
+    async def account(contract: str, address: str) -> models.ContractAccount:
+        """An account inside a contract: the number of its next operation, and what it is owed by the newest final batch."""
+        return await _account(node, shown, of(contract), parse_hex(address, ADDRESS_BYTES, "address"))
+
+    @router.get("/v1/contracts/{contract}/requests/{sender}/{sequence}")
+    async def status(contract: str, sender: str, sequence: Number) -> models.RequestStatus:
+        """How far the request has come that holds an operation of a sender, and what that rests on."""
+        found, account = of(contract), parse_hex(sender, ADDRESS_BYTES, "address")
+        progress = await node.offchain.operating.status_of(found.terms.contract_id, account, sequence)
+        if progress is None:
+            detail = f"no operation {sequence} of {account.hex()} is known to the operator"
+            raise views.not_found(detail, "send it; if the operator ignores it, force it: spchain contract force")
+        # Asked again: the chain has gone on while the operator was asked.
+        found = of(contract)
+        known = None
+        if progress.number is not None and progress.status in ("committed", "final"):
+            known = shown.batch(found, progress.number)
+        return models.RequestStatus(
+            status=progress.status,
+            rests_on=progress.rests_on,
+            batch=progress.number,
+            index=progress.index,
+            height=progress.committed_height,
+            final_height=progress.final_height,
+            cost=costs.of_newest(found) if known is None else costs.of_batch(found, known),
+        )
+
+    @router.get("/v1/contracts/{contract}/batches/{number}/requests/{index}/proof")
+    async def request_proof(contract: str, number: Number, index: Index) -> models.RequestProof:
+        """A request of a batch, and the proof that it stands there."""
+        commitment = shown.batch(of(contract), number).commitment
+        if index >= commitment.leaf_count:
+            raise views.not_found(f"batch {number} has {commitment.leaf_count} requests", "count from 0")
+        raw = await node.offchain.availability.fetch(commitment)
+        # Three hashes for each of up to 4096 requests: some ten milliseconds.
+        request, proof = await trio.to_thread.run_sync(_prove, commitment, raw, index)
+        return models.RequestProof(request=request, proof=encode(proof))
+
+    @router.get("/v1/contracts/{contract}/batches/{number}/state/{key}")
+    async def state(contract: str, number: Number, key: str) -> models.ValueProof:
+        """A state key's value at the end of a batch, with its proof; `key` in hexadecimal, its kind's letter included."""
+        found = of(contract)
+        shown.batch(found, number)
+        if not 1 <= len(key) <= 2 * MAX_KEY_BYTES:
+            detail = f"a state key has 1 to {MAX_KEY_BYTES} bytes"
+            raise Problem(HTTPStatus.BAD_REQUEST, "bad_key", detail, "spchain contract machines names them")
+        entry = await node.offchain.watching.prove_key(
+            found.terms.contract_id, number, parse_hex(key, (len(key) + 1) // 2, "state key")
+        )
+        return models.ValueProof(key=entry.key, value=entry.value, entry=encode(entry))
+
+    return router
+
+
+def _prove(commitment: BatchCommitment, raw: bytes, index: int) -> tuple[bytes, LeafProof]:
+    data = open_data(commitment, raw)
+    return data.items[index].request, prove_leaf(data, index)
+
+
+async def _account(node: Served, shown: ContractViews, contract: Contract, account: bytes) -> models.ContractAccount:
+    contract_id = contract.terms.contract_id
+    following: int | None
+    try:
+        following = await node.offchain.operating.next_sequence(contract_id, account)
+    except NotFound:
+        following = None
+    claimed = claimed_by(node.store, contract_id, account)
+    number = shown.final_count(contract) - 1
+    held = await _credits(node, contract, number, account) if number >= 0 else None
+    withdrawn, balance = held or (None, None)
+    owed = None
+    if withdrawn is not None and balance is not None:
+        owed = withdrawn - claimed.withdrawn_microcredit
+        if shown.is_settled(contract) and not claimed.is_settled:
+            owed += balance
+    return models.ContractAccount(
+        account=account,
+        next_sequence=following,
+        batch=None if held is None else number,
+        withdrawn_microcredit=withdrawn,
+        balance_microcredit=balance,
+        claimed_microcredit=claimed.withdrawn_microcredit,
+        is_settled=claimed.is_settled,
+        owed_microcredit=owed,
+    )
+
+
+async def _credits(node: Served, contract: Contract, number: int, account: bytes) -> tuple[int, int] | None:
+    """Return what an account has withdrawn and what it holds at the end of a batch; None where nobody here can tell."""
+    try:
+        keys = MACHINES.payable_keys(contract.terms, account)
+        if keys is None:
+            return None
+        entries = [
+            await node.offchain.watching.prove_key(contract.terms.contract_id, number, key)
+            for key in (keys.withdrawn, keys.balance)
+        ]
+    except (InvalidInput, NotFound):
+        return None
+    withdrawn, balance = (0 if entry.value is None else _decode_amount(entry.value) for entry in entries)
+    return withdrawn, balance

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the API needs of a node about off-chain contracts; `node.offchain.offchain.Offchain` provides it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from contracts.operator import Answer
+from ledger.offchain import BatchCommitment
+from ledger.partial_tree import WitnessEntry
+from node.api import contract_models as models
+
+
+class Sent(Protocol):
+    """What became of a request at its operator."""
+
+    @property
+    def accepted(self) -> bool:
+        """True: the operator has signed for it."""
+        ...
+
+    @property
+    def answer(self) -> Answer | None:
+        """The receipt and what became of the operations; of an accepted request."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why it was not accepted: a stable name."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """What was wrong and what to do."""
+        ...
+
+    @property
+    def retry_ms(self) -> int:
+        """For a refusal that passes: after how many milliseconds to try again; 0 for one that does not."""
+        ...
+
+
+class Progress(Protocol):
+    """How far a request has come."""
+
+    @property
+    def status(self) -> models.Rung:
+        """How far."""
+        ...
+
+    @property
+    def rests_on(self) -> str:
+        """What that rests on."""
+        ...
+
+    @property
+    def number(self) -> int | None:
+        """Its batch."""
+        ...
+
+    @property
+    def index(self) -> int | None:
+        """Its place in the batch."""
+        ...
+
+    @property
+    def committed_height(self) -> int | None:
+        """Height that committed the batch."""
+        ...
+
+    @property
+    def final_height(self) -> int | None:
+        """Height from which the batch is final."""
+        ...
+
+
+class Operators(Protocol):
+    """The way to operators: of this node's own contracts, and of others' over the network."""
+
+    async def send(self, contract_id: bytes, raws: Sequence[bytes]) -> Sequence[Sent]:
+        """Bring requests to the contract's operator, in order; one outcome each."""
+        ...
+
+    async def status_of(self, contract_id: bytes, sender: bytes, sequence: int) -> Progress | None:
+        """Return how far a request has come that holds a sender's operation; None for one that the operator does not know."""
+        ...
+
+    async def next_sequence(self, contract_id: bytes, sender: bytes) -> int:
+        """Return the number of a sender's next operation. Raises `NotFound` when the operator cannot be asked."""
+        ...
+
+
+class PublishedData(Protocol):
+    """Data of batches, from here or from other nodes."""
+
+    async def fetch(self, commitment: BatchCommitment) -> bytes:
+        """Return data that fits the commitment; raises `NotFound`."""
+        ...
+
+
+class StateProver(Protocol):
+    """State of contracts as this node has executed it."""
+
+    async def prove_key(self, contract_id: bytes, number: int, key: bytes) -> WitnessEntry:
+        """Return a state key's value with its proof under the new root of a batch; raises `NotFound`."""
+        ...
+
+
+class ServedContracts(Protocol):
+    """All about contracts that is not in the chain's state."""
+
+    @property
+    def operating(self) -> Operators:
+        """The way to operators."""
+        ...
+
+    @property
+    def availability(self) -> PublishedData:
+        """Data of batches."""
+        ...
+
+    @property
+    def watching(self) -> StateProver:
+        """State of contracts."""
+        ...

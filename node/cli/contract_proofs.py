@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`spchain contract`: what proves what a contract did, and what proves it wrong."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ledger.errors import InvalidInput
+from node.cli.access import actor, connect
+from node.cli.contract_requests import who_sent
+from node.cli.contract_words import ContractArgument, KeyOption, ReceiptOption, contract_in, counting, receipt_in
+from node.cli.proofs import OutputOption, WaitOption, export_claim
+from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, note
+
+if TYPE_CHECKING:
+    from node.api.contract_models import Contract
+    from node.client import NodeClient
+    from records.claims import Claim
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (proof, challenge):
+        app.command()(verb)
+
+
+def proof(
+    contract: ContractArgument,
+    output: OutputOption,
+    sender: Annotated[
+        str | None, typer.Argument(help="Address or key file of who sent the operation.", metavar="SENDER")
+    ] = None,
+    number: Annotated[
+        int | None, typer.Argument(help="The operation's number among the sender's.", min=0, metavar="NUMBER")
+    ] = None,
+    receipt: ReceiptOption = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            help="Prove a value of the contract's state instead: a key as spchain contract machines names it.",
+            metavar="KEY",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="With --state: at the end of this batch; else of the newest final one.", min=0)
+    ] = None,
+    wait: WaitOption = 0.0,
+    node: NodeOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Write evidence of what became of an operation, or of a value in the contract's state; see spchain verify.
+
+    The batch must be final at the keyblock that proves it.
+
+    Example: spchain contract proof 9f3c…07 maria.json 12 -o payment.evidence
+
+    Example: spchain contract proof 9f3c…07 --state balance:0123…cdef -o balance.evidence
+    """
+    del json_output
+    with connect(node) as client:
+        found = contract_in(client, contract)
+        claim = (
+            _operation_claim(client, found, sender, number, receipt)
+            if state is None
+            else _value_claim(client, found, state, batch)
+        )
+        export_claim(client, claim, output, wait)
+
+
+def _operation_claim(
+    client: "NodeClient", found: "Contract", sender: str | None, number: int | None, receipt: str | None
+) -> "Claim":
+    from node.actions import network_rules
+    from node.contract_actions import check_answer
+    from node.contract_proving import operation_claim
+
+    chain_id = network_rules(client).chain_id
+    kept = None if receipt is None else receipt_in(receipt)
+    if kept is not None:
+        check_answer(chain_id, found, kept)
+        place = (kept.signed.receipt.number, kept.signed.receipt.index)
+    else:
+        now = client.contracts.status(found.contract_id, *who_sent(client, found, sender, number, None))
+        if now.batch is None or now.index is None or now.height is None:
+            raise InvalidInput(f"the operation is {now.status}, not committed; nothing proves it yet: {now.rests_on}")
+        place = (now.batch, now.index)
+    return operation_claim(client, chain_id, found, *place, kept, counting("executing again for the outcomes"))
+
+
+def _value_claim(client: "NodeClient", found: "Contract", state: str, batch: int | None) -> "Claim":
+    from contracts.json_form import key_from_text
+    from node.contract_actions import machine_of
+    from node.contract_proving import value_claim
+
+    chosen = found.final_count - 1 if batch is None else batch
+    if chosen < 0:
+        raise InvalidInput("no batch of the contract is final yet; wait for the first")
+    return value_claim(client, found, chosen, key_from_text(machine_of(found), state))
+
+
+def challenge(
+    contract: ContractArgument,
+    key: KeyOption,
+    receipt: ReceiptOption = None,
+    passphrase_file: PassphraseOption = None,
+    node: NodeOption = None,
+    timeout: TimeoutOption = 60.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Execute all batches of a contract again from their published data, and prove to the chain what is wrong, if anything is.
+
+    Costs nothing when nothing is wrong. A batch that is proved wrong within its window costs the operator its bond; half goes to you.
+
+    Example: spchain contract challenge 9f3c…07 --key maria.json
+    """
+    del json_output
+    from node.contract_actions import check_answer
+    from node.contract_proving import challenge as accuse
+    from node.contract_proving import search
+
+    with connect(node) as client:
+        found = contract_in(client, contract)
+        signer = actor(client, key, passphrase_file)
+        kept = None if receipt is None else receipt_in(receipt)
+        if kept is not None:
+            check_answer(signer.rules.chain_id, found, kept)
+        wrong = search(client, signer.rules.chain_id, found, kept, counting("executing again"))
+        if wrong is None:
+            text = f"nothing wrong found in {found.batch_count} batches"
+            emit({"is_wrong": False, "batches": found.batch_count}, lambda: typer.echo(text))
+            return
+        kind = type(wrong.proof).__name__
+        note(f"batch {wrong.batch.number} is wrong ({kind})")
+        if wrong.batch.status == "final":
+            raise InvalidInput(
+                f"batch {wrong.batch.number} is wrong, but final since height {wrong.batch.final_height}: too late to challenge it"
+            )
+        done = accuse(signer, wrong, timeout)
+    answer = {"is_wrong": True, "batch": wrong.batch.number, "kind": kind, **done.model_dump(mode="json")}
+    emit(
+        answer,
+        lambda: typer.echo(
+            f"batch {wrong.batch.number} was proved wrong at height {done.height}; the contract is frozen"
+        ),
+    )
