@@ -25,7 +25,6 @@ S = TypeVar("S", bound=msgspec.Struct)
 SEQUENCE = EntryKind("sequence", SEQUENCE_PREFIX, (KeyPart("account", ADDRESS_BYTES),), Uint)
 """What every contract keeps, whatever its machine: the number of an account's next operation."""
 
-_decode_result = msgspec.msgpack.Decoder(bool | int | str | bytes).decode
 _word = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _is_hex = re.compile(r"(?:[0-9a-fA-F]{2})*").fullmatch
 _is_number = re.compile(r"[0-9]{1,20}").fullmatch
@@ -63,9 +62,10 @@ def result_to_json(result: bytes) -> Any:  # noqa: ANN401 -- a number, a digest,
     if not result:
         return None
     try:
-        return plain(_decode_result(result))
+        value = msgspec.msgpack.decode(result)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return result.hex()
+    return plain(value) if isinstance(value, int | str | bytes) else result.hex()
 
 
 # ---------------------------------------------------------------- in

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from node.api import contract_models as answers
-from node.http_client import MSGPACK, HttpClient
+from node.http_client import BINARY, MSGPACK, HttpClient
 
 _OPERATOR_TIMEOUT_S = 20.0
 """The node waits up to ten seconds for an operator at another node."""
@@ -78,6 +78,18 @@ class ContractClient:
     def value_proof(self, contract_id: bytes, number: int, key: bytes) -> answers.ValueProof:
         """Return a state key at the end of a batch with its proof; the caller checks it."""
         return self._http.read(answers.ValueProof, f"{_path(contract_id)}/batches/{number}/state/{key.hex()}")
+
+    def close(self, contract_id: bytes, order: bytes, wait_ms: int) -> answers.Closing:
+        """Have the operator's node close a contract; `order` is a signed transaction that would."""
+        raw = self._http.send(
+            "POST",
+            f"{_path(contract_id)}/close",
+            content=order,
+            headers=BINARY,
+            params={"wait_ms": wait_ms},
+            timeout_s=_OPERATOR_TIMEOUT_S + wait_ms / 1000,
+        )
+        return self._http.parse(answers.Closing, raw)
 
     def send(self, contract_id: bytes, raws: Sequence[bytes]) -> tuple[answers.RequestOutcome, ...]:
         """Bring requests to the operator, once; one outcome each. Safe to repeat: a request counts once, and its receipt stays the same."""

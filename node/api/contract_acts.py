@@ -3,15 +3,20 @@
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter
+import trio
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from contracts.shipped import MACHINES
+from ledger.chain import chain_of
 from ledger.codec import encode
+from ledger.contract_bodies import CloseContract
 from ledger.offchain import MAX_DATA_BYTES
+from ledger.transactions import check_transaction
 from node.api import contract_models as models
 from node.api.bodies import content_type, parse_hex, parse_requests, read_body
 from node.api.contract_views import ContractViews
@@ -64,6 +69,30 @@ def contract_act_routes(node: Served, budget: Budget, token: bytes | None) -> AP
         return Response(
             msgspec.json.encode({"outcomes": [_outcome(one) for one in sent]}), media_type="application/json"
         )
+
+    @router.post("/v1/contracts/{contract}/close", openapi_extra={"requestBody": {"content": {_BINARY: {}}}})
+    async def close(
+        request: Request, contract: str, wait_ms: Annotated[int, Query(ge=0, le=models.MAX_CLOSE_MS)] = 30_000
+    ) -> models.Closing:
+        """Close a contract that this node operates, after all that its operator has promised stands on the chain.
+
+        The body is a signed transaction that closes it, as an order by the operator's key; the node sends one of its own.
+        """
+        authorise(request, token)
+        content_type(request, (_BINARY,))
+        found = shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract"))
+        raw = await read_body(request, models.MAX_CLOSE_BYTES, budget)
+        ordered = await trio.to_thread.run_sync(check_transaction, raw, chain_of(node.genesis))
+        wanted = (found.terms.operator, CloseContract(found.terms.contract_id))
+        if (ordered.transaction.sender, ordered.transaction.body) != wanted:
+            detail = f"the body is no order to close contract {contract} by its operator {found.terms.operator.hex()}"
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong_order", detail, "sign CloseContract with that key")
+        with trio.move_on_after(wait_ms / 1000) as patience:
+            outcome = await node.offchain.operating.close(found.terms.contract_id)
+        if patience.cancelled_caught:
+            detail = f"not all that was promised is on the chain after {wait_ms} ms, so the contract goes on"
+            return models.Closing(accepted=False, reason="not_drained", detail=detail)
+        return models.Closing(accepted=outcome.accepted, reason=outcome.reason, detail=outcome.detail)
 
     @router.get(
         "/v1/contracts/{contract}/batches/{number}/data",

@@ -9,6 +9,10 @@ MAX_SEND_REQUESTS = 64
 """Requests of one call, each of up to 64 operations; as many as one node passes on to another at once."""
 MAX_SEND_BYTES = 2 * MAX_SEND_REQUESTS * (8 * 1024 + 16)
 """All of them at their largest, in hexadecimal."""
+MAX_CLOSE_MS = 60_000
+"""Longest wait for an operator that brings all that it has promised to the chain."""
+MAX_CLOSE_BYTES = 1024
+"""A signed order to close a contract takes about 180 bytes."""
 MAX_BATCHES = 100
 """Batches of one answer."""
 COST_BATCHES = 8
@@ -225,6 +229,17 @@ class Requests(Model):
 
     requests: tuple[Hex, ...]
     """The requests, in the order in which they are to be executed."""
+
+
+class Closing(Model):
+    """What became of a contract that was to be closed."""
+
+    accepted: bool
+    """Whether the transaction that closes it was taken, after all that was promised stood on the chain."""
+    reason: str
+    """Why not; empty when accepted."""
+    detail: str
+    """For people: what exactly."""
 
 
 class RequestStatus(Model):

@@ -8,6 +8,7 @@ from contracts.operator import Answer
 from ledger.offchain import BatchCommitment
 from ledger.partial_tree import WitnessEntry
 from node.api import contract_models as models
+from node.submission import SubmitOutcome
 
 
 class Sent(Protocol):
@@ -82,6 +83,13 @@ class Operators(Protocol):
 
     async def status_of(self, contract_id: bytes, sender: bytes, sequence: int) -> Progress | None:
         """Return how far a request has come that holds a sender's operation; None for one that the operator does not know."""
+        ...
+
+    async def close(self, contract_id: bytes) -> SubmitOutcome:
+        """Bring all that was promised to the chain, then close a contract that this node operates; goes on with it when cancelled.
+
+        Raises `NotFound` for one that it does not operate, `InvalidInput` for one that has ended.
+        """
         ...
 
     async def next_sequence(self, contract_id: bytes, sender: bytes) -> int:

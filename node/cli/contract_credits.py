@@ -107,22 +107,31 @@ def freeze(
 
 def close(
     contract: ContractArgument,
-    key: KeyOption,
+    key: Annotated[str, typer.Option(help="Key file of the operator.", metavar="FILE")],
+    at_once: Annotated[
+        bool,
+        typer.Option("--at-once", help="Do not go by way of the operator's node: what it has not committed is lost."),
+    ] = False,
     passphrase_file: PassphraseOption = None,
     node: NodeOption = None,
     timeout: TimeoutOption = 60.0,
     json_output: JsonOption = False,
 ) -> None:
-    """As its operator, end a contract that has answered for all that was forced; balances and bond come back when it is settled.
+    """As its operator, end a contract: its node takes no more requests, commits all that it has promised, then closes it.
+
+    Balances and bond come back when it is settled.
 
     Example: spchain contract close 9f3c…07 --key hospital.json
     """
     del json_output
     from node.contract_actions import close as end
+    from node.contract_actions import close_at_once
 
     with connect(node) as client:
         found = contract_in(client, contract)
-        _ended(end(actor(client, key, passphrase_file), found.contract_id, timeout), "closed the contract")
+        signer = actor(client, key, passphrase_file)
+        height = (close_at_once if at_once else end)(signer, found.contract_id, timeout)
+    emit({"height": height}, lambda: typer.echo(f"closed the contract at height {height}"))
 
 
 def _ended(done: "Committed", text: str) -> None:

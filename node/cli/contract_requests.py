@@ -71,6 +71,8 @@ def send(
     from node.contract_actions import prepare
     from node.contract_actions import send as bring
 
+    if save is not None and Path(save).expanduser().exists():
+        raise InvalidInput(f"{save} is there already; name another file for the receipt")
     with connect(node) as client:
         found = contract_in(client, contract)
         made = _operations(found, operations)
@@ -96,7 +98,7 @@ def _save(file: str, answer: "KeptAnswer") -> None:
     from ledger.codec import encode
     from node.files import create_file
 
-    create_file(Path(file).expanduser(), encode(answer))
+    create_file(Path(file).expanduser(), encode(answer), mode=0o600)
     note(f"kept the receipt in {file}")
 
 

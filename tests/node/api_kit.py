@@ -2,7 +2,7 @@
 """A node without a network for tests of the shell: real store, mempool and events; each submission is a microblock at once."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
@@ -13,19 +13,23 @@ from consensus.standings import Standings
 from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.blocks import SignedKeyblock
-from ledger.errors import Rejection
+from ledger.errors import NotFound, Rejection
 from ledger.genesis import Genesis, chain_id
 from ledger.memory_store import MemoryStore
+from ledger.offchain import BatchCommitment
+from ledger.partial_tree import WitnessEntry
 from ledger.store import Store
 from ledger.transactions import CheckedTransaction, check_transaction
 from ledger.transition import Receipt
 from node.api.served import Proxies
+from node.api.served_contracts import ServedContracts
 from node.api.server import serve_api
 from node.clock import now_ms
 from node.config import NodeConfig
 from node.events import BlockEvent, Events
 from node.mempool import Mempool
 from node.mining import MiningDesk, MiningWork, check_offer, check_reveal, work_in
+from node.offchain.statuses import RequestStatus, SendOutcome, refused
 from node.service import SubmitOutcome
 from node.status import NodeStatus, PeerStatus
 from node.wire import Relayed
@@ -71,6 +75,46 @@ class NoProxies:
         return decode_query(raw).query.proxy, UNREACHABLE
 
 
+class NoContracts:
+    """Implements `node.api.served_contracts.ServedContracts` and its parts: no operator can be reached, and nothing was published."""
+
+    @property
+    def operating(self) -> "NoContracts":
+        return self
+
+    @property
+    def availability(self) -> "NoContracts":
+        return self
+
+    @property
+    def watching(self) -> "NoContracts":
+        return self
+
+    async def send(self, contract_id: bytes, raws: Sequence[bytes]) -> Sequence[SendOutcome]:
+        await trio.lowlevel.checkpoint()
+        return [refused("operator_unreachable", f"nobody operates {contract_id.hex()} here") for _ in raws]
+
+    async def status_of(self, contract_id: bytes, sender: bytes, sequence: int) -> RequestStatus | None:
+        await trio.lowlevel.checkpoint()
+        raise NotFound(f"operation {sequence} of {sender.hex()}: nobody operates {contract_id.hex()} here")
+
+    async def close(self, contract_id: bytes) -> SubmitOutcome:
+        await trio.lowlevel.checkpoint()
+        raise NotFound(f"{contract_id.hex()} is not operated here")
+
+    async def next_sequence(self, contract_id: bytes, sender: bytes) -> int:
+        await trio.lowlevel.checkpoint()
+        raise NotFound(f"next operation of {sender.hex()}: nobody operates {contract_id.hex()} here")
+
+    async def fetch(self, commitment: BatchCommitment) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise NotFound(f"data {commitment.data_digest.hex()} is not here")
+
+    async def prove_key(self, contract_id: bytes, number: int, key: bytes) -> WitnessEntry:
+        await trio.lowlevel.checkpoint()
+        raise NotFound(f"state key {key.hex()} of {contract_id.hex()} at batch {number} is not known here")
+
+
 UNREACHABLE = Relayed("unreachable", "nobody is connected", b"")
 
 
@@ -84,6 +128,7 @@ class LoneNode:
         self.blobs = MemoryBlobStore(64 << 20)
         self.mining: MiningDesk = QuietDesk(self.store)
         self.proxying: Proxies = NoProxies()
+        self.offchain: ServedContracts = NoContracts()
         self.events = Events()
         self.mempool = Mempool(self.store)
         self.commits = True
@@ -146,7 +191,8 @@ class LoneNode:
 
     def commit(self, transactions: Sequence[CheckedTransaction]) -> None:
         """Commit a microblock of one batch, or an empty one."""
-        head = testing.commit(self.store, *([[checked.raw for checked in transactions]] if transactions else []))
+        batches = [[checked.raw for checked in transactions]] if transactions else []
+        head = testing.commit(self.store, *batches, machines=MACHINES)
         receipts: list[Receipt] = []
         for checked in transactions:
             receipt = self.store.receipt(checked.id)
@@ -194,8 +240,13 @@ def config_for(directory: Path, **values: object) -> NodeConfig:
 
 
 @contextmanager
-def serving(node: LoneNode, config: NodeConfig, send_timeout_s: float = 30) -> Iterator[str]:
-    """Serve a node on a port of the system's choice, in a thread; yields the URL."""
+def serving(
+    node: LoneNode,
+    config: NodeConfig,
+    send_timeout_s: float = 30,
+    beside: Callable[[], Awaitable[None]] | None = None,
+) -> Iterator[str]:
+    """Serve a node on a port of the system's choice, in a thread; yields the URL. `beside` runs as long, in the same loop."""
     url = ""
     up = threading.Event()
     stop = trio.Event()
@@ -206,6 +257,8 @@ def serving(node: LoneNode, config: NodeConfig, send_timeout_s: float = 30) -> I
         nonlocal url
         token.append(trio.lowlevel.current_trio_token())
         async with trio.open_nursery() as nursery:
+            if beside is not None:
+                nursery.start_soon(beside)
             started: str = await nursery.start(_serve)
             url = started
             up.set()

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A lone node that operates contracts: real operator, journal, data and chain rules; only the network between nodes is missing.
+
+Microblocks come by themselves, so that windows pass while a test waits through the API.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import trio
+
+from contracts.operator import OperatorLimits
+from contracts.shipped import MACHINES
+from contracts.watcher import Watcher
+from ledger import testing
+from ledger.contract_queries import batch_at, contract_at
+from ledger.errors import NotFound
+from ledger.offchain import BatchCommitment
+from ledger.partial_tree import WitnessEntry
+from ledger.rules import ContractRules
+from ledger.transactions import CheckedTransaction
+from node.clock import now_ms
+from node.genesis_file import make_genesis
+from node.identity import Identity
+from node.offchain.data_store import DataStore
+from node.offchain.journal_file import JournalFile
+from node.offchain.operating import Operating
+from node.offchain.statuses import RequestStatus, SendOutcome
+from node.own_transactions import OwnTransactions
+from node.submission import SubmitOutcome
+from tests.node.api_kit import LoneNode
+
+BLOCK_S = 0.03
+"""Between two microblocks."""
+HEAD_START_MS = 6 * 3_600_000
+"""How old the chain is at first: its time goes faster than the clock, a second for each microblock, and must not overtake it."""
+RULES = ContractRules(10_000, 8, 3, 12, 8)
+"""A window of about a quarter of a second."""
+OPERATOR, ALICE, BOB, CAROL = IDENTITIES = tuple(
+    Identity(bytes(31) + bytes([number]), name) for number, name in enumerate(("operator", "alice", "bob", "carol"), 1)
+)
+"""The node's own, and users; all have credits."""
+LIMITS = OperatorLimits(batch_age_ms=50)
+
+
+class Contracts:
+    """Implements `node.api.served_contracts.ServedContracts` and its parts, for what this node operates itself."""
+
+    def __init__(self, node: "ContractNode", operating: Operating, data: DataStore) -> None:
+        self._node, self.real, self.data = node, operating, data
+        self.is_ignoring = False
+        """Whether the operator answers nobody."""
+        self.lie: Callable[[SendOutcome], SendOutcome] = lambda outcome: outcome
+        """What becomes of its answers on the way."""
+
+    @property
+    def operating(self) -> Self:
+        return self
+
+    @property
+    def availability(self) -> Self:
+        return self
+
+    @property
+    def watching(self) -> Self:
+        return self
+
+    async def send(self, contract_id: bytes, raws: Sequence[bytes]) -> Sequence[SendOutcome]:
+        if self.is_ignoring:
+            await trio.lowlevel.checkpoint()
+            detail = "the operator does not answer"
+            return [SendOutcome(accepted=False, reason="operator_unreachable", detail=detail) for _ in raws]
+        return [self.lie(outcome) for outcome in await self.real.send(contract_id, raws)]
+
+    async def status_of(self, contract_id: bytes, sender: bytes, sequence: int) -> RequestStatus | None:
+        return await self.real.status_of(contract_id, sender, sequence)
+
+    async def next_sequence(self, contract_id: bytes, sender: bytes) -> int:
+        await trio.lowlevel.checkpoint()
+        if self.is_ignoring:
+            raise NotFound("the operator does not answer")
+        return self.real.next_sequence(contract_id, sender)
+
+    async def close(self, contract_id: bytes) -> SubmitOutcome:
+        return await self.real.close(contract_id)
+
+    async def fetch(self, commitment: BatchCommitment) -> bytes:
+        await trio.lowlevel.checkpoint()
+        found = self.data.get(commitment.data_digest)
+        if found is None:
+            raise NotFound(f"data {commitment.data_digest.hex()} is not here")
+        return found
+
+    async def prove_key(self, contract_id: bytes, number: int, key: bytes) -> WitnessEntry:
+        await trio.lowlevel.checkpoint()
+        store = self._node.store
+        contract = contract_at(store, contract_id)
+        assert contract is not None
+        watcher = Watcher(self._node.chain_id, contract.terms, MACHINES)
+        for each in range(number + 1):
+            batch = batch_at(store, contract, each)
+            assert batch is not None
+            if not each:
+                start = msgspec.structs.replace(watcher.start(), time_ms=batch.commitment.from_ms)
+                watcher = Watcher(self._node.chain_id, contract.terms, MACHINES, start)
+            assert watcher.follow(batch.commitment, await self.fetch(batch.commitment)) is None
+        return watcher.state.witness([key])[0]
+
+
+class ContractNode(LoneNode):
+    """A lone node whose key is `OPERATOR`."""
+
+    def __init__(self, directory: Path) -> None:
+        parameters = msgspec.structs.replace(testing.PARAMETERS, contracts=RULES, timestamp_drift_ms=2 * HEAD_START_MS)
+        members = [identity.public.public_key for identity in IDENTITIES]
+        super().__init__(make_genesis("contracts", members, now_ms() - HEAD_START_MS, parameters=parameters))
+        self._stack = ExitStack()
+        journal = self._stack.enter_context(JournalFile(directory / "journal.sqlite", chain_id=self.chain_id))
+        data = self._stack.enter_context(
+            DataStore(directory / "data.sqlite", chain_id=self.chain_id, capacity_bytes=2**26)
+        )
+        self.transactions = OwnTransactions(
+            store=self.store, key=OPERATOR.signing, next_nonce=self.next_nonce, submit=self.submit
+        )
+        operating = Operating(
+            store=self.store,
+            key=OPERATOR.signing,
+            machines=MACHINES,
+            journal=journal,
+            publish=data.put,
+            transactions=self.transactions,
+            is_behind=lambda: False,
+            clock_ms=now_ms,
+            limits=LIMITS,
+        )
+        self.contracts = self.offchain = Contracts(self, operating, data)
+        self.is_still = False
+        """Whether no microblocks come by themselves."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def commit(self, transactions: Sequence[CheckedTransaction]) -> None:
+        super().commit(transactions)
+        self.contracts.real.committed(transactions)
+
+    async def run(self) -> None:
+        """Operate, and let microblocks come."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.contracts.real.run)
+            while True:
+                await trio.sleep(BLOCK_S)
+                if not self.is_still:
+                    self.commit(())
