@@ -5,7 +5,8 @@
                         └─ miner's signature ── chain identifier ── genesis (name and rules of the network)
 
 Every byte of a file is bound by that hash, by a signature that a bound key gave, or by being the only encoding: a file that was
-changed anywhere is refused. Nobody is asked, neither a node nor a clock.
+changed anywhere is refused. (One that proves an absence may be turned into one that proves, truly, another absence.) Nobody is asked,
+neither a node nor a clock.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -232,7 +232,7 @@ def test_an_operator_closes_after_all_that_it_promised_is_on_the_chain(
 
 def test_closing_at_once_goes_by_the_chain_alone(spchain: Spchain, client: NodeClient) -> None:
     contract = opened(spchain)
-    refused(spchain("contract", "close", contract, "--key", "alice.json", "--at-once", "--json"), 3, "not_author")
+    refused(spchain("contract", "close", contract, "--key", "alice.json", "--at-once", "--json"), 3, "not_permitted")
     answer(spchain("contract", "close", contract, "--key", "operator.json", "--at-once", "--json"))
     assert client.contracts.contract(bytes.fromhex(contract)).status == "closed"
 

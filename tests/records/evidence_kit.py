@@ -32,7 +32,7 @@ from ledger.store import Snapshot, Store
 from records.access_entries import AccessEntry, SignedEntry, entry_hash, sign_entry
 from records.chameleon_keys import DEVELOPMENT_PROVING_KEY
 from records.chameleon_prover import Prover
-from records.claims import Claim
+from records.claims import Claim, ContractReader
 from records.evidence import Findings, StateEntry, gather
 from records.requests import RefusalReason
 from tests.consensus.chains import PARAMETERS, ChainMaker
@@ -209,9 +209,11 @@ class Network:
         """Return the state that a keyblock stands for."""
         return self.store.snapshot_at(signed.keyblock.state_root)
 
-    def gather(self, signed: SignedKeyblock, claim: Claim) -> tuple[bytes, Findings]:
+    def gather(
+        self, signed: SignedKeyblock, claim: Claim, reader: ContractReader | None = None
+    ) -> tuple[bytes, Findings]:
         """Make evidence."""
-        return gather(encode(GENESIS), signed, claim, lambda keys: entries_of(self.snapshot(signed), keys))
+        return gather(encode(GENESIS), signed, claim, lambda keys: entries_of(self.snapshot(signed), keys), reader)
 
 
 def entries_of(snapshot: Snapshot, keys: Sequence[bytes]) -> list[StateEntry]:
