@@ -14,9 +14,10 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.batch_data import open_data
 from contracts.machines.micro_fees import Pay, Refund, Withdraw
 from contracts.operator import Batch
-from contracts.requests import deposit_request
+from contracts.requests import check_request, deposit_request
 from ledger.contract_bodies import (
     ChallengeBatch,
     CloseContract,
@@ -39,6 +40,7 @@ from tests.ledger.contracts_kit import (
     BOB,
     BOND,
     CAROL,
+    CHAIN,
     DIGEST,
     FEE,
     IDENTIFIER,
@@ -56,7 +58,9 @@ USERS = (ALICE, BOB, CAROL)
 
 def forgetful(batch: Batch) -> Batch:
     """Pass deposits off as the operator's own idea, or claim another end."""
-    if batch.commitment.forced:
+    requests = [item.request for item in open_data(batch.commitment, batch.data).items]
+    # A user's request may stand there uncited as well: it is one that the user has signed.
+    if any(check_request(CHAIN, IDENTIFIER, raw).is_chain for raw in requests):
         return rebuilt(batch, list, forced=())
     return Batch(msgspec.structs.replace(batch.commitment, new_root=DIGEST), batch.data)
 
