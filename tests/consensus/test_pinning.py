@@ -15,17 +15,23 @@ from consensus.epoch import Basis, Chain, Epoch
 from consensus.events import Commit
 from consensus.executor import Executor
 from consensus.pinning import MOST_MINTED_MICROCREDIT, creator_positions, pin
+from contracts.batch_data import BatchItem, commit, open_data, prove_leaf
+from contracts.machines.micro_fees import MicroFeesParameters
 from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.blocks import Microblock, SignedKeyblock, keyblock_hash
 from ledger.bodies import ReportMisbehaviour, Transfer
+from ledger.codec import encode
+from ledger.contract_bodies import ChallengeBatch, CommitBatch, OpenContract
+from ledger.contract_state import contract_id_of
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.crypto.keys import address_of
 from ledger.genesis import Allocation, Genesis
 from ledger.memory_store import MemoryStore
 from ledger.miners import MEDIAN_KEYBLOCKS, inverted
+from ledger.offchain import WrongExecution
 from ledger.rules import REPUTATION_UNIT, Parameters, WorkRules
-from ledger.state import CONTRACTS, EPOCHS, FEES, MINER_VERSIONS, MINERS, State
+from ledger.state import CONTRACTS, EPOCHS, FEES, MINER_VERSIONS, MINERS, OFFENCES, State
 from ledger.transactions import CheckedTransaction
 from tests.consensus.chains import EASY_WORK, PARAMETERS, ChainMaker, Step, number_of
 
@@ -268,6 +274,44 @@ def test_a_report_in_the_very_microblock_that_pins_counts_at_once() -> None:
     chain = maker()
     chain.pin(0, report(chain, 2))
     assert seated(chain) == {0, 1, 3}
+
+
+def convict(chain: ChainMaker, operator: int) -> None:
+    """Have an operator commit a batch with a request that nobody has signed, and somebody prove it."""
+    key = testing.key(operator)
+    identifier = contract_id_of(key.public_key, 0)
+    terms = OpenContract(
+        0, "micro_fees", 1, encode(MicroFeesParameters(1)), PARAMETERS.contracts.minimum_bond_microcredit
+    )
+    chain.extend(chain.signed(operator, terms))
+    contract = State(chain.store).get(CONTRACTS, identifier)
+    assert contract is not None
+    time_ms = contract.until_ms
+    item = BatchItem(b"nonsense", time_ms, 1, identifier, identifier)
+    commitment, raw = commit(identifier, 0, contract.root, time_ms, time_ms, [item], ())
+    chain.extend(chain.signed(operator, CommitBatch(commitment)))
+    proof = WrongExecution(item.request, None, prove_leaf(open_data(commitment, raw), 0), ())
+    chain.extend(chain.signed(6, ChallengeBatch(identifier, 0, proof)))
+    assert State(chain.store).get(OFFENCES, key.public_key) is not None
+
+
+def test_a_fraudulent_operator_loses_its_seat_and_who_has_none_never_gets_one() -> None:
+    chain = maker()
+    for operator in (1, 9):
+        convict(chain, operator)
+    assert seated(chain) == {0, 1, 2, 3}
+    chain.pin(9)
+    assert seated(chain) == {0, 2, 3}
+    for operator in (1, 9):
+        history = State(chain.store).get(MINERS, testing.key(operator).public_key)
+        assert history is not None
+        assert not history.is_honest
+        assert chain.epoch.reputation_of(testing.key(operator).public_key) == 0
+    chain.pin(9)
+    assert seated(chain) == {0, 2, 3}
+    other = MemoryStore(chain.store.genesis)
+    chain.replay(other)
+    assert other.state_root() == chain.store.state_root()
 
 
 def test_when_nobody_is_eligible_the_old_committee_goes_on_with_its_old_weights() -> None:
