@@ -295,8 +295,7 @@ class NodeService(CorePorts):
             agreement=self._driver.disagreement or "ok",
             storage=self._driver.halted or self._pool.trouble or "ok",
             joining=self._joining.doing,
-            offchain_data_bytes=self.offchain.data.total_bytes,
-            offchain_data=self.offchain.trouble or "ok",
+            offchain=self.offchain.status(),
         )
 
     async def submit(self, raws: Sequence[bytes]) -> list[SubmitOutcome]:

@@ -19,6 +19,23 @@ class PeerStatus(msgspec.Struct, frozen=True):
     """Smoothed round trip in milliseconds, or None before the first measurement."""
 
 
+class OffchainStatus(msgspec.Struct, frozen=True):
+    """Off-chain contracts at a node."""
+
+    data_bytes: int = 0
+    """Size of the data of batches that is kept here."""
+    data: str = "ok"
+    """"ok", or why the data of further batches cannot be kept: then this node votes for no commitments."""
+    batches_lost: int = 0
+    """Batches whose data should be here and was nowhere to be had when the node last looked."""
+    operated: int = 0
+    """Contracts that this node operates, or did."""
+    watched: int = 0
+    """Contracts whose batches are executed again."""
+    alarms: tuple[str, ...] = ()
+    """What somebody should look at: frauds, contracts that cannot be operated or watched; the first few."""
+
+
 class NodeStatus(msgspec.Struct, frozen=True):
     """A node at one moment."""
 
@@ -74,9 +91,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """"ok", or what of the network's order does not fit this node's own state: the operator must look."""
     storage: str
     """"ok", or why writes fail."""
-    offchain_data_bytes: int = 0
-    """Size of the data of off-chain batches that is kept here."""
-    offchain_data: str = "ok"
-    """"ok", or why the data of further batches cannot be kept: then this node votes for no commitments."""
     joining: str = ""
     """What a node without a chain does to find the right one; empty once it follows one."""
+    offchain: OffchainStatus = OffchainStatus()
+    """Off-chain contracts."""

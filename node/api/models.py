@@ -58,6 +58,23 @@ class Peer(Model):
     """Smoothed round trip in milliseconds; null before the first measurement."""
 
 
+class OffchainSummary(Model):
+    """Off-chain contracts at a node."""
+
+    data_bytes: int = 0
+    """Size of the data of batches that is kept there."""
+    data: str = "ok"
+    """"ok", or why the data of further batches cannot be kept: then the node votes for no commitments."""
+    batches_lost: int = 0
+    """Batches whose data should be there and was nowhere to be had when the node last looked."""
+    operated: int = 0
+    """Contracts that the node operates, or did."""
+    watched: int = 0
+    """Contracts whose batches are executed again."""
+    alarms: tuple[str, ...] = ()
+    """What somebody should look at: frauds, contracts that cannot be operated or watched; the first few."""
+
+
 class Status(Model):
     """A node at one moment."""
 
@@ -115,6 +132,8 @@ class Status(Model):
     """"ok", or why writes fail."""
     joining: str = ""
     """What a node without a chain does to find the right one; empty once it follows one."""
+    offchain: OffchainSummary = OffchainSummary()
+    """Off-chain contracts."""
 
 
 class Receipt(Model):

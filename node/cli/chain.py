@@ -53,9 +53,13 @@ def status(node: NodeOption = None, json_output: JsonOption = False) -> None:
                 "catching up": found.joining or ("yes" if found.synchronising else "no"),
                 "agreement": found.agreement,
                 "storage": found.storage,
+                "off-chain": f"{found.offchain.operated} contracts operated, {found.offchain.watched} watched, "
+                f"{found.offchain.data_bytes} bytes of data ({found.offchain.data})",
                 "started": moment(found.started_ms),
             }
         )
+        for alarm in found.offchain.alarms:
+            facts({"attention": alarm})
         rows = [
             (peer.name, peer.peer_id, "–" if peer.latency_ms is None else f"{peer.latency_ms:.1f} ms", peer.score)
             for peer in found.peers

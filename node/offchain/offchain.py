@@ -24,12 +24,16 @@ from node.offchain.keeping import Keeping
 from node.offchain.readiness import Readiness
 from node.offchain.watching import Watching, WatchingPorts
 from node.own_transactions import OwnTransactions
+from node.status import OffchainStatus
 from node.sync import Asker
 from node.wire import REQUEST_BATCH_DATA
 from p2p.errors import UnknownMethod
 
 METHODS = frozenset((REQUEST_BATCH_DATA, *STATE_METHODS))
 """Requests of peers that are answered here."""
+MAX_ALARMS = 16
+"""What a status shows at most of what is wrong."""
+_UNWATCHED = frozenset(("data_missing", "no_state", "too_large", "unreadable"))
 
 
 class OffchainPorts(msgspec.Struct, frozen=True):
@@ -142,10 +146,27 @@ class Offchain:
             return await self.watching.answer(method, payload)
         raise UnknownMethod(f"{peer_id} asks for {method!r}, which is no request about off-chain contracts")
 
-    @property
-    def trouble(self) -> str:
-        """Why this node cannot keep data, so that it votes for no commitments; empty while it can."""
-        return self.availability.trouble
+    def status(self) -> OffchainStatus:
+        """Return how off-chain contracts are here."""
+        heads = self.watching.heads()
+        alarms = [
+            f"contract {fault.contract_id.hex()}, batch {fault.number}: fraud" for fault in self.watching.faults()
+        ]
+        troubles = self.operating.troubles().items()
+        alarms += [f"contract {contract_id.hex()} is not operated: {trouble}" for contract_id, trouble in troubles]
+        alarms += [
+            f"contract {head.contract_id.hex()} is not watched after batch {head.number}: {head.detail or head.stage}"
+            for head in heads
+            if head.stage in _UNWATCHED
+        ]
+        return OffchainStatus(
+            data_bytes=self._data.total_bytes,
+            data=self.availability.trouble or "ok",
+            batches_lost=self.keeping.lost,
+            operated=self.operating.count,
+            watched=len(heads),
+            alarms=tuple(alarms[:MAX_ALARMS]),
+        )
 
 
 def _start_of(journal: JournalFile, contract_id: bytes) -> Start | None:

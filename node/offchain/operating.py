@@ -93,6 +93,11 @@ class Operating:
         """Tell whether a contract is this node's to operate, or was."""
         return contract_id in self._desks
 
+    @property
+    def count(self) -> int:
+        """How many contracts are this node's to operate, or were."""
+        return len(self._desks)
+
     def troubles(self) -> dict[bytes, str]:
         """Return the contracts that are not operated though they should be, and why."""
         return {contract_id: desk.trouble for contract_id, desk in self._desks.items() if desk.trouble}

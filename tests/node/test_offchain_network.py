@@ -148,7 +148,7 @@ async def test_a_commitment_without_data_waits_alone_until_the_data_appears(
         assert is_named() == leads_badly, "other leaders do not name it: nobody has to be given up for it"
         assert batch_of(other, key) is None
         await until(lambda: len(other.service._pool) == 1)
-        assert other.service.status().offchain_data == "ok"
+        assert other.service.status().offchain.data == "ok"
         # Some node gets the data; the others find it there.
         files = net.nodes[2].service.offchain._data
         files.put(batch.commitment.data_digest, batch.data)

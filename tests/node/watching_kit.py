@@ -129,7 +129,9 @@ class WatchedWorld:
             self.chain.commit()
 
     @asynccontextmanager
-    async def node(self, key: PrivateKey = WATCHER, *, path: Path | None = None, **options: object) -> AsyncIterator[Watching]:
+    async def node(
+        self, key: PrivateKey = WATCHER, *, path: Path | None = None, **options: object
+    ) -> AsyncIterator[Watching]:
         """Run the watcher's node; the chain commits whenever something waits."""
         with Snapshots(path or self.path, chain_id=CHAIN) as snapshots:
             transactions = OwnTransactions(
@@ -210,4 +212,3 @@ def opened(world: WatchedWorld) -> LyingDesk:
 def other_contract(number: int = 1, key: PrivateKey = OPERATOR) -> tuple[OpenContract, bytes]:
     """Return what opens another contract of an operator, and its identifier."""
     return msgspec.structs.replace(OPENED, number=number), contract_id_of(key.public_key, number)
-
