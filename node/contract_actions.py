@@ -6,6 +6,7 @@ Operations are signed here, and every receipt is checked here before anybody is 
 
 import time
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any, Literal
 
 import msgspec
@@ -30,17 +31,31 @@ from ledger.contract_bodies import (
 from ledger.contract_state import contract_id_of
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.errors import InvalidInput, NotFound, SpchainError
-from ledger.offchain import ContractTerms, RequestBytes, SignedReceipt, is_signed_receipt, request_digest
+from ledger.offchain import (
+    BatchCommitment,
+    ContractTerms,
+    LeafProof,
+    RequestBytes,
+    RequestReceipt,
+    SignedReceipt,
+    holds_leaf,
+    is_signed_receipt,
+    request_digest,
+)
 from ledger.partial_tree import WitnessEntry
 from ledger.state_tree import verify_state_proof
 from node.actions import DEFAULT_TIMEOUT_S, Actor, Committed, rejection
 from node.api import contract_models as models
 from node.api.models import Hex, Model
 from node.client import NodeClient
+from node.http_client import ApiError
+from node.offchain.statuses import RESTS_ON, RequestStage
 from records.claims import MAX_OUTCOMES_BYTES
 
-MAX_RECEIPT_BYTES = 512
-"""A signed receipt takes about 260 bytes."""
+MAX_COMMITMENT_BYTES = 1024
+"""A commitment takes 190 bytes, and 36 more for each forced request that it answers for."""
+MAX_PROOF_BYTES = 1024
+"""A leaf with its path takes about 530 bytes."""
 MAX_ENTRY_BYTES = 16 * 1024
 """A state entry with its proof takes about 1 KB, at most 12."""
 MAX_ANSWER_BYTES = 24 * 1024
@@ -224,7 +239,7 @@ def checked_answer(
     chain_id: bytes, contract: models.Contract, request: bytes, receipt: bytes, outcomes: bytes
 ) -> KeptAnswer:
     """Return an answer that the operator has signed and that fits the request. Raises `InvalidInput`."""
-    signed = decode(SignedReceipt, receipt, MAX_RECEIPT_BYTES)
+    signed = decode(SignedReceipt, receipt, models.MAX_RECEIPT_BYTES)
     answer = KeptAnswer("spchain-receipt", 1, contract.contract_id, request, signed, outcomes)
     check_answer(chain_id, contract, answer)
     return answer
@@ -259,7 +274,7 @@ def wait_for(
     deadline = time.monotonic() + timeout_s
     last: str | None = None
     while True:
-        status = client.contracts.status(contract_id, sender, sequence)
+        status = _status_within(client, contract_id, sender, sequence, deadline)
         if status.status != last:
             seen(status)
             last = status.status
@@ -273,6 +288,62 @@ def wait_for(
                 f"spchain contract status {contract_id.hex()} {sender.hex()} {sequence}"
             )
         time.sleep(PAUSE_S)
+
+
+def _status_within(
+    client: NodeClient, contract_id: bytes, sender: bytes, sequence: int, deadline: float
+) -> models.RequestStatus:
+    """Return how far a request has come, from an operator that may be away for a while."""
+    while True:
+        try:
+            return client.contracts.status(contract_id, sender, sequence)
+        except ApiError as error:
+            if error.status != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() >= deadline:
+                raise
+            time.sleep(PAUSE_S)
+
+
+def status_by_receipt(client: NodeClient, contract: models.Contract, answer: KeptAnswer) -> models.RequestStatus:
+    """Return how far a request has come by its receipt and the chain alone; the operator is not asked.
+
+    Raises `InvalidInput` when the batch has another leaf than the operator has promised.
+    """
+    receipt = answer.signed.receipt
+    number, index = receipt.number, receipt.index
+    batch = client.contracts.batch(contract.contract_id, number) if number < contract.batch_count else None
+    if batch is not None:
+        _require_kept(client, contract, receipt)
+    stage: RequestStage = "included" if contract.status == "open" else "voided"
+    if batch is not None:
+        stage = "final" if batch.status == "final" else "committed"
+    return models.RequestStatus(
+        status=stage,
+        rests_on=RESTS_ON[stage],
+        batch=number,
+        index=index,
+        height=None if batch is None else batch.height,
+        final_height=None if batch is None else batch.final_height,
+        cost=client.contracts.cost(contract.contract_id),
+    )
+
+
+def _require_kept(client: NodeClient, contract: models.Contract, receipt: RequestReceipt) -> None:
+    """Check that a batch holds what a receipt promises. Raises `InvalidInput`."""
+    broken = InvalidInput(
+        f"batch {receipt.number} does not hold what the receipt promises: "
+        f"spchain contract challenge {contract.contract_id.hex()} --receipt …"
+    )
+    commitment = decode(
+        BatchCommitment, client.contracts.batch(contract.contract_id, receipt.number).commitment, MAX_COMMITMENT_BYTES
+    )
+    if receipt.index >= commitment.leaf_count:
+        raise broken
+    given = client.contracts.request_proof(contract.contract_id, receipt.number, receipt.index)
+    proof = decode(LeafProof, given.proof, MAX_PROOF_BYTES)
+    if proof.index != receipt.index or not holds_leaf(commitment, proof):
+        raise InvalidInput(f"the node's proof of a place in batch {receipt.number} does not hold; use another node")
+    if proof.leaf != receipt.leaf:
+        raise broken
 
 
 def force(actor: Actor, contract_id: bytes, raw: bytes, timeout_s: float = DEFAULT_TIMEOUT_S) -> Committed:

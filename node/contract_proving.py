@@ -31,14 +31,17 @@ from ledger.offchain import (
 from node.actions import DEFAULT_TIMEOUT_S, Actor, Committed
 from node.api import contract_models as models
 from node.client import NodeClient
-from node.contract_actions import KeptAnswer, checked_answer, proved_value, terms_of
+from node.contract_actions import (
+    MAX_COMMITMENT_BYTES,
+    MAX_PROOF_BYTES,
+    KeptAnswer,
+    checked_answer,
+    proved_value,
+    terms_of,
+)
 from node.http_client import ApiError
 from records.claims import ContractValueClaim, OperationClaim
 
-MAX_COMMITMENT_BYTES = 1024
-"""A commitment takes 190 bytes, and 36 more for each forced request that it answers for."""
-MAX_PROOF_BYTES = 1024
-"""A leaf with its path takes about 530 bytes."""
 NOT_FOUND = HTTPStatus.NOT_FOUND
 """The node's status for what nobody has."""
 

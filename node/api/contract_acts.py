@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from contracts.shipped import MACHINES
 from ledger.chain import chain_of
-from ledger.codec import encode
+from ledger.codec import decoder, encode
 from ledger.contract_bodies import CloseContract
-from ledger.offchain import MAX_DATA_BYTES
+from ledger.errors import InvalidInput
+from ledger.offchain import MAX_DATA_BYTES, SignedReceipt
 from ledger.transactions import check_transaction
 from node.api import contract_models as models
 from node.api.bodies import content_type, parse_hex, parse_requests, read_body
@@ -28,6 +29,8 @@ from node.api.served_contracts import Sent
 from node.api.tokens import authorise
 
 _DIGEST_BYTES = 32
+decode_receipt = decoder(SignedReceipt, models.MAX_RECEIPT_BYTES, name="receipt")
+"""Read a signed receipt; raises `InvalidInput`."""
 _BINARY = "application/octet-stream"
 _JSON_BODY = {"schema": {"$ref": "#/components/schemas/Requests"}}
 _MSGPACK_BODY = {"schema": {"description": "array of bin, one signed request each", "type": "string"}}
@@ -69,6 +72,21 @@ def contract_act_routes(node: Served, budget: Budget, token: bytes | None) -> AP
         return Response(
             msgspec.json.encode({"outcomes": [_outcome(one) for one in sent]}), media_type="application/json"
         )
+
+    @router.post("/v1/contracts/{contract}/receipts", openapi_extra={"requestBody": {"content": {_BINARY: {}}}})
+    async def receipts(request: Request, contract: str) -> models.ReceiptHeld:
+        """Have this node's watcher compare a signed receipt with its batch when that commits, and challenge the operator if it is broken.
+
+        The watcher holds receipts in memory: hand them in again after a restart of the node.
+        """
+        authorise(request, token)
+        content_type(request, (_BINARY,))
+        contract_id = shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract")).terms.contract_id
+        signed = decode_receipt(await read_body(request, models.MAX_RECEIPT_BYTES, budget))
+        if signed.receipt.contract_id != contract_id:
+            raise InvalidInput(f"the receipt is about contract {signed.receipt.contract_id.hex()}")
+        await node.offchain.watching.hold_receipt(signed)
+        return models.ReceiptHeld(batch=signed.receipt.number, index=signed.receipt.index)
 
     @router.post("/v1/contracts/{contract}/close", openapi_extra={"requestBody": {"content": {_BINARY: {}}}})
     async def close(

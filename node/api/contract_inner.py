@@ -47,25 +47,7 @@ def inner_routes(node: Served) -> APIRouter:
     @router.get("/v1/contracts/{contract}/requests/{sender}/{sequence}")
     async def status(contract: str, sender: str, sequence: Number) -> models.RequestStatus:
         """How far the request has come that holds an operation of a sender, and what that rests on."""
-        found, account = of(contract), parse_hex(sender, ADDRESS_BYTES, "address")
-        progress = await node.offchain.operating.status_of(found.terms.contract_id, account, sequence)
-        if progress is None:
-            detail = f"no operation {sequence} of {account.hex()} is known to the operator"
-            raise views.not_found(detail, "send it; if the operator ignores it, force it: spchain contract force")
-        # Asked again: the chain has gone on while the operator was asked.
-        found = of(contract)
-        known = None
-        if progress.number is not None and progress.status in ("committed", "final"):
-            known = shown.batch(found, progress.number)
-        return models.RequestStatus(
-            status=progress.status,
-            rests_on=progress.rests_on,
-            batch=progress.number,
-            index=progress.index,
-            height=progress.committed_height,
-            final_height=progress.final_height,
-            cost=costs.of_newest(found) if known is None else costs.of_batch(found, known),
-        )
+        return await _status(node, shown, costs, of(contract), parse_hex(sender, ADDRESS_BYTES, "address"), sequence)
 
     @router.get("/v1/contracts/{contract}/batches/{number}/requests/{index}/proof")
     async def request_proof(contract: str, number: Number, index: Index) -> models.RequestProof:
@@ -81,15 +63,16 @@ def inner_routes(node: Served) -> APIRouter:
     @router.get("/v1/contracts/{contract}/batches/{number}/state/{key}")
     async def state(contract: str, number: Number, key: str) -> models.ValueProof:
         """A state key's value at the end of a batch, with its proof; `key` in hexadecimal, its kind's letter included."""
-        found = of(contract)
-        shown.batch(found, number)
-        if not 1 <= len(key) <= 2 * MAX_KEY_BYTES:
-            detail = f"a state key has 1 to {MAX_KEY_BYTES} bytes"
-            raise Problem(HTTPStatus.BAD_REQUEST, "bad_key", detail, "spchain contract machines names them")
-        entry = await node.offchain.watching.prove_key(
-            found.terms.contract_id, number, parse_hex(key, (len(key) + 1) // 2, "state key")
-        )
+        contract_id, wanted = of(contract).terms.contract_id, _state_key(key)
+        shown.batch(of(contract), number)
+        entry = await node.offchain.watching.prove_key(contract_id, number, wanted)
         return models.ValueProof(key=entry.key, value=entry.value, entry=encode(entry))
+
+    @router.get("/v1/contracts/{contract}/watch")
+    async def watch(contract: str) -> models.ContractWatch:
+        """How this node watches the contract's operator, and what it has found."""
+        contract_id = of(contract).terms.contract_id
+        return _watch(node, contract_id)
 
     return router
 
@@ -97,6 +80,51 @@ def inner_routes(node: Served) -> APIRouter:
 def _prove(commitment: BatchCommitment, raw: bytes, index: int) -> tuple[bytes, LeafProof]:
     data = open_data(commitment, raw)
     return data.items[index].request, prove_leaf(data, index)
+
+
+def _state_key(text: str) -> bytes:
+    if not 1 <= len(text) <= 2 * MAX_KEY_BYTES:
+        detail = f"a state key has 1 to {MAX_KEY_BYTES} bytes"
+        raise Problem(HTTPStatus.BAD_REQUEST, "bad_key", detail, "spchain contract machines names them")
+    return parse_hex(text, (len(text) + 1) // 2, "state key")
+
+
+def _watch(node: Served, contract_id: bytes) -> models.ContractWatch:
+    head = next((head for head in node.offchain.watching.heads() if head.contract_id == contract_id), None)
+    if head is None:
+        return models.ContractWatch(is_watched=False, batches=0, stage="", detail="", fault="")
+    return models.ContractWatch(
+        is_watched=True, batches=head.number, stage=head.stage, detail=head.detail, fault=head.fault
+    )
+
+
+async def _status(
+    node: Served, shown: ContractViews, costs: Costs, contract: Contract, sender: bytes, sequence: int
+) -> models.RequestStatus:
+    contract_id = contract.terms.contract_id
+    try:
+        progress = await node.offchain.operating.status_of(contract_id, sender, sequence)
+    except NotFound as error:
+        remedy = "try again; who has the receipt reads the batch's status from the chain"
+        headers = {"Retry-After": "1"}
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "operator_unreachable", str(error), remedy, headers) from error
+    if progress is None:
+        detail = f"no operation {sequence} of {sender.hex()} is known to the operator"
+        raise views.not_found(detail, "send it; if the operator ignores it, force it: spchain contract force")
+    # Asked again: the chain has gone on while the operator was asked.
+    contract = shown.contract(contract_id)
+    known = None
+    if progress.number is not None and progress.status in ("committed", "final"):
+        known = shown.batch(contract, progress.number)
+    return models.RequestStatus(
+        status=progress.status,
+        rests_on=progress.rests_on,
+        batch=progress.number,
+        index=progress.index,
+        height=progress.committed_height,
+        final_height=progress.final_height,
+        cost=costs.of_newest(contract) if known is None else costs.of_batch(contract, known),
+    )
 
 
 async def _account(node: Served, shown: ContractViews, contract: Contract, account: bytes) -> models.ContractAccount:

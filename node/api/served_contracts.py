@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from contracts.operator import Answer
-from ledger.offchain import BatchCommitment
+from ledger.offchain import BatchCommitment, SignedReceipt
 from ledger.partial_tree import WitnessEntry
 from node.api import contract_models as models
 from node.submission import SubmitOutcome
@@ -105,8 +105,48 @@ class PublishedData(Protocol):
         ...
 
 
-class StateProver(Protocol):
+class Head(Protocol):
+    """How far this node has executed what an operator commits."""
+
+    @property
+    def contract_id(self) -> bytes:
+        """The contract."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """Batches that were executed here and are right."""
+        ...
+
+    @property
+    def stage(self) -> str:
+        """How it stands; a stable name."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """More of it."""
+        ...
+
+    @property
+    def fault(self) -> str:
+        """What the operator is guilty of; empty for nothing that is known."""
+        ...
+
+
+class Watcher(Protocol):
     """State of contracts as this node has executed it."""
+
+    def heads(self) -> Sequence[Head]:
+        """Return how far each contract that is watched here is followed."""
+        ...
+
+    async def hold_receipt(self, signed: SignedReceipt) -> None:
+        """Compare a receipt with its batch, now or when that commits, and challenge a broken one.
+
+        Raises `InvalidInput` for one that is of no use here, `NotFound` when its batch cannot be looked at now.
+        """
+        ...
 
     async def prove_key(self, contract_id: bytes, number: int, key: bytes) -> WitnessEntry:
         """Return a state key's value with its proof under the new root of a batch; raises `NotFound`."""
@@ -127,6 +167,6 @@ class ServedContracts(Protocol):
         ...
 
     @property
-    def watching(self) -> StateProver:
+    def watching(self) -> Watcher:
         """State of contracts."""
         ...

@@ -54,6 +54,10 @@ def send(
     save: Annotated[
         str | None, typer.Option(help="Keep the operator's signed receipt in this file.", metavar="FILE")
     ] = None,
+    guard: Annotated[
+        bool,
+        typer.Option("--guard", help="Also give the receipt to the node's watcher, which holds the operator to it."),
+    ] = False,
     wait: GoalOption = None,
     sequence: SequenceOption = None,
     passphrase_file: PassphraseOption = None,
@@ -68,6 +72,7 @@ def send(
     Example: spchain contract send 9f3c…07 '{"acknowledge": {"document": "77…aa"}}' --key maria.json
     """
     del json_output
+    from ledger.codec import encode
     from node.contract_actions import prepare
     from node.contract_actions import send as bring
 
@@ -81,6 +86,8 @@ def send(
         answer = bring(client, signer.rules.chain_id, prepared)
         if save is not None:
             _save(save, answer)
+        if guard:
+            client.contracts.hold_receipt(found.contract_id, encode(answer.signed))
         place = answer.signed.receipt
         note(f"included at place {place.index} of batch {place.number}")
         status = _status_after(client, prepared, wait, timeout)
@@ -115,8 +122,12 @@ def _status_after(
         prepared.first_sequence,
         goal or "included",
         timeout,
-        lambda seen: note(f"{seen.status}: rests on {seen.rests_on}"),
+        _tell,
     )
+
+
+def _tell(seen: "RequestStatus") -> None:
+    note(f"{seen.status}: rests on {seen.rests_on}")
 
 
 def _results(prepared: "Prepared", answer: "KeptAnswer") -> list[dict[str, object]]:
@@ -197,6 +208,8 @@ def status(
 ) -> None:
     """Tell how far an operation has come, what that rests on, and what it cost.
 
+    By a receipt this needs the chain alone, and no word of the operator.
+
     Example: spchain contract status 9f3c…07 maria.json 12 --wait final
     """
     del json_output
@@ -205,20 +218,23 @@ def status(
     with connect(node) as client:
         found = contract_in(client, contract)
         account, sequence = who_sent(client, found, sender, number, receipt)
-        if wait is None:
-            now = client.contracts.status(found.contract_id, account, sequence)
+        if wait is not None:
+            now = wait_for(client, found.contract_id, account, sequence, wait, timeout, _tell)
+        elif receipt is not None:
+            now = _by_receipt(client, found, receipt)
         else:
-            now = wait_for(
-                client,
-                found.contract_id,
-                account,
-                sequence,
-                wait,
-                timeout,
-                lambda seen: note(f"{seen.status}: rests on {seen.rests_on}"),
-            )
+            now = client.contracts.status(found.contract_id, account, sequence)
     answer = {"sender": account.hex(), "sequence": sequence, **now.model_dump(mode="json")}
     emit(answer, lambda: facts({**_status_facts(now), **cost_facts(now.cost)}))
+
+
+def _by_receipt(client: "NodeClient", contract: "Contract", receipt: str) -> "RequestStatus":
+    """Return the status by the chain alone, after a check of the receipt."""
+    from node.contract_actions import check_answer, status_by_receipt
+
+    kept = receipt_in(receipt)
+    check_answer(client.genesis().chain_id, contract, kept)
+    return status_by_receipt(client, contract, kept)
 
 
 def who_sent(

@@ -20,7 +20,7 @@ from node.cli.shell import (
 )
 
 if TYPE_CHECKING:
-    from node.api.contract_models import Contract, ContractAccount
+    from node.api.contract_models import Contract, ContractAccount, ContractWatch
     from node.machine_docs import MachineDoc, StructDoc
 
 app = typer.Typer(
@@ -147,6 +147,7 @@ def show(
     with connect(node) as client:
         found = contract_in(client, contract)
         cost = client.contracts.cost(found.contract_id)
+        watch = client.contracts.watch(found.contract_id)
         inside = None
         if account is not None:
             inside = client.contracts.account(found.contract_id, address_in(account, "account"))
@@ -154,11 +155,12 @@ def show(
     answer = {
         **found.model_dump(mode="json"),
         "cost": cost.model_dump(mode="json"),
+        "watch": watch.model_dump(mode="json"),
         "account": None if inside is None else inside.model_dump(mode="json"),
     }
 
     def human() -> None:
-        facts({**_contract_facts(found, operator), **cost_facts(cost)})
+        facts({**_contract_facts(found, operator), "watched": _watched(watch), **cost_facts(cost)})
         if inside is not None:
             typer.echo()
             facts(_account_facts(inside))
@@ -183,6 +185,16 @@ def _contract_facts(found: "Contract", operator: str) -> dict[str, object]:
         ),
         "forced": f"{found.answered_count} of {found.forced_count} answered",
     }
+
+
+def _watched(watch: "ContractWatch") -> str:
+    if not watch.is_watched:
+        return "not by this node"
+    if watch.fault:
+        return f"guilty: {watch.fault}"
+    return f"{watch.batches} batches executed again and right; {watch.stage}" + (
+        f" ({watch.detail})" if watch.detail else ""
+    )
 
 
 def _account_facts(inside: "ContractAccount") -> dict[str, object]:

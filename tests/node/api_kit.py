@@ -13,10 +13,10 @@ from consensus.standings import Standings
 from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.blocks import SignedKeyblock
-from ledger.errors import NotFound, Rejection
+from ledger.errors import InvalidInput, NotFound, Rejection
 from ledger.genesis import Genesis, chain_id
 from ledger.memory_store import MemoryStore
-from ledger.offchain import BatchCommitment
+from ledger.offchain import BatchCommitment, SignedReceipt
 from ledger.partial_tree import WitnessEntry
 from ledger.store import Store
 from ledger.transactions import CheckedTransaction, check_transaction
@@ -30,6 +30,7 @@ from node.events import BlockEvent, Events
 from node.mempool import Mempool
 from node.mining import MiningDesk, MiningWork, check_offer, check_reveal, work_in
 from node.offchain.statuses import RequestStatus, SendOutcome, refused
+from node.offchain.watched import WatchedHead
 from node.service import SubmitOutcome
 from node.status import NodeStatus, PeerStatus
 from node.wire import Relayed
@@ -109,6 +110,13 @@ class NoContracts:
     async def fetch(self, commitment: BatchCommitment) -> bytes:
         await trio.lowlevel.checkpoint()
         raise NotFound(f"data {commitment.data_digest.hex()} is not here")
+
+    def heads(self) -> Sequence[WatchedHead]:
+        return ()
+
+    async def hold_receipt(self, signed: SignedReceipt) -> None:
+        await trio.lowlevel.checkpoint()
+        raise InvalidInput(f"nobody watches {signed.receipt.contract_id.hex()} here")
 
     async def prove_key(self, contract_id: bytes, number: int, key: bytes) -> WitnessEntry:
         await trio.lowlevel.checkpoint()

@@ -4,6 +4,7 @@
 Microblocks come by themselves, so that windows pass while a test waits through the API.
 """
 
+import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,23 +15,22 @@ import trio
 
 from contracts.operator import OperatorLimits
 from contracts.shipped import MACHINES
-from contracts.watcher import Watcher
 from ledger import testing
-from ledger.contract_queries import batch_at, contract_at
 from ledger.errors import NotFound
 from ledger.offchain import BatchCommitment
-from ledger.partial_tree import WitnessEntry
 from ledger.rules import ContractRules
 from ledger.transactions import CheckedTransaction
 from node.clock import now_ms
 from node.genesis_file import make_genesis
 from node.identity import Identity
 from node.offchain.data_store import DataStore
-from node.offchain.journal_file import JournalFile
+from node.offchain.files import open_offchain
 from node.offchain.operating import Operating
 from node.offchain.statuses import RequestStatus, SendOutcome
+from node.offchain.watching import Watching, WatchingPorts
 from node.own_transactions import OwnTransactions
 from node.submission import SubmitOutcome
+from p2p.errors import RequestFailed, RequestFailure
 from tests.node.api_kit import LoneNode
 
 BLOCK_S = 0.03
@@ -49,8 +49,9 @@ LIMITS = OperatorLimits(batch_age_ms=50)
 class Contracts:
     """Implements `node.api.served_contracts.ServedContracts` and its parts, for what this node operates itself."""
 
-    def __init__(self, node: "ContractNode", operating: Operating, data: DataStore) -> None:
-        self._node, self.real, self.data = node, operating, data
+    def __init__(self, operating: Operating, data: DataStore) -> None:
+        self.real, self.data = operating, data
+        self.watching: Watching
         self.is_ignoring = False
         """Whether the operator answers nobody."""
         self.lie: Callable[[SendOutcome], SendOutcome] = lambda outcome: outcome
@@ -64,10 +65,6 @@ class Contracts:
     def availability(self) -> Self:
         return self
 
-    @property
-    def watching(self) -> Self:
-        return self
-
     async def send(self, contract_id: bytes, raws: Sequence[bytes]) -> Sequence[SendOutcome]:
         if self.is_ignoring:
             await trio.lowlevel.checkpoint()
@@ -76,6 +73,8 @@ class Contracts:
         return [self.lie(outcome) for outcome in await self.real.send(contract_id, raws)]
 
     async def status_of(self, contract_id: bytes, sender: bytes, sequence: int) -> RequestStatus | None:
+        if self.is_ignoring:
+            raise NotFound("the operator does not answer")
         return await self.real.status_of(contract_id, sender, sequence)
 
     async def next_sequence(self, contract_id: bytes, sender: bytes) -> int:
@@ -94,49 +93,58 @@ class Contracts:
             raise NotFound(f"data {commitment.data_digest.hex()} is not here")
         return found
 
-    async def prove_key(self, contract_id: bytes, number: int, key: bytes) -> WitnessEntry:
+
+class NoPeers:
+    """Implements `node.sync.Asker`: nobody is connected."""
+
+    async def request(self, peer_id: str, method: str, payload: bytes, *, timeout_s: float) -> bytes:
         await trio.lowlevel.checkpoint()
-        store = self._node.store
-        contract = contract_at(store, contract_id)
-        assert contract is not None
-        watcher = Watcher(self._node.chain_id, contract.terms, MACHINES)
-        for each in range(number + 1):
-            batch = batch_at(store, contract, each)
-            assert batch is not None
-            if not each:
-                start = msgspec.structs.replace(watcher.start(), time_ms=batch.commitment.from_ms)
-                watcher = Watcher(self._node.chain_id, contract.terms, MACHINES, start)
-            assert watcher.follow(batch.commitment, await self.fetch(batch.commitment)) is None
-        return watcher.state.witness([key])[0]
+        raise RequestFailed(RequestFailure.NOT_CONNECTED, peer_id, method, "nobody is connected")
+
+    def penalise(self, peer_id: str, points: int, reason: str) -> None:
+        raise AssertionError(f"{peer_id} is nobody")
 
 
 class ContractNode(LoneNode):
     """A lone node whose key is `OPERATOR`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, watches: bool = False) -> None:
         parameters = msgspec.structs.replace(testing.PARAMETERS, contracts=RULES, timestamp_drift_ms=2 * HEAD_START_MS)
         members = [identity.public.public_key for identity in IDENTITIES]
         super().__init__(make_genesis("contracts", members, now_ms() - HEAD_START_MS, parameters=parameters))
         self._stack = ExitStack()
-        journal = self._stack.enter_context(JournalFile(directory / "journal.sqlite", chain_id=self.chain_id))
-        data = self._stack.enter_context(
-            DataStore(directory / "data.sqlite", chain_id=self.chain_id, capacity_bytes=2**26)
-        )
-        self.transactions = OwnTransactions(
+        files = self._stack.enter_context(open_offchain(directory, self.chain_id, 2**26))
+        transactions = OwnTransactions(
             store=self.store, key=OPERATOR.signing, next_nonce=self.next_nonce, submit=self.submit
         )
         operating = Operating(
             store=self.store,
             key=OPERATOR.signing,
             machines=MACHINES,
-            journal=journal,
-            publish=data.put,
-            transactions=self.transactions,
+            journal=files.journal,
+            publish=files.data.put,
+            transactions=transactions,
             is_behind=lambda: False,
             clock_ms=now_ms,
             limits=LIMITS,
         )
-        self.contracts = self.offchain = Contracts(self, operating, data)
+        self.contracts = self.offchain = Contracts(operating, files.data)
+        self.contracts.watching = Watching(
+            store=self.store,
+            own_key=OPERATOR.signing.public_key,
+            machines=MACHINES,
+            snapshots=files.snapshots,
+            ports=WatchingPorts(
+                network=NoPeers(),
+                peers=tuple,
+                fetch=self.contracts.fetch,
+                transactions=transactions,
+                checkers=trio.CapacityLimiter(2),
+                is_behind=lambda: False,
+            ),
+            rng=random.Random(1),
+            enabled=watches,
+        )
         self.is_still = False
         """Whether no microblocks come by themselves."""
 
@@ -149,11 +157,13 @@ class ContractNode(LoneNode):
     def commit(self, transactions: Sequence[CheckedTransaction]) -> None:
         super().commit(transactions)
         self.contracts.real.committed(transactions)
+        self.contracts.watching.committed(transactions)
 
     async def run(self) -> None:
         """Operate, and let microblocks come."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.contracts.real.run)
+            nursery.start_soon(self.contracts.watching.run)
             while True:
                 await trio.sleep(BLOCK_S)
                 if not self.is_still:

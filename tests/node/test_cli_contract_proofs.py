@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from contracts.machines.micro_fees import MicroFeesParameters, Pay
 from contracts.operator import Batch, Operator, Start
@@ -18,9 +19,11 @@ from ledger.offchain import ContractTerms, SignedReceipt
 from node.actions import Actor
 from node.client import NodeClient
 from node.contract_actions import KeptAnswer
+from node.http_client import ApiError
 from tests.contracts.kit import rebuilt
+from tests.node.api_kit import config_for, serving
 from tests.node.care_cli import answer, refused
-from tests.node.contract_cli import Spchain, client, funded, node, opened, pay, spchain
+from tests.node.contract_cli import Spchain, client, funded, node, opened, pay, spchain, until
 from tests.node.contract_kit import ALICE, BOB, CAROL, ContractNode
 
 __all__ = ["client", "node", "spchain"]
@@ -181,6 +184,70 @@ def test_without_published_data_nobody_judges(spchain: Spchain, liar: Liar) -> N
     liar.node.contracts.data.remove([batch.commitment.data_digest])
     result = spchain("contract", "challenge", liar.contract_id.hex(), "--key", "bob.json")
     refused(result, 5, "no node keeps the data of batch 0")
+
+
+# ------------------------------------------------------------------ receipts
+
+
+def test_by_a_receipt_the_status_needs_no_word_of_the_operator(
+    spchain: Spchain, node: ContractNode, client: NodeClient
+) -> None:
+    contract = opened(spchain)
+    funded(spchain, contract, "alice")
+    pay(spchain, contract, "--wait", "final", "--save", "kept.receipt")
+    node.contracts.is_ignoring = True
+    refused(spchain("contract", "status", contract, "alice.json", "0", "--json"), 4, "operator_unreachable")
+    known = answer(spchain("contract", "status", contract, "--receipt", "kept.receipt", "--json"))
+    assert (known["status"], known["sequence"]) == ("final", 0)
+    assert known["final_height"] <= client.status().height
+
+
+def test_a_status_by_receipt_shows_that_the_batch_breaks_it(spchain: Spchain, liar: Liar) -> None:
+    liar.pay()
+    batch = liar.cut()
+    contract = liar.contract_id.hex()
+    Path("kept.receipt").write_bytes(encode(liar.kept(2)))
+    promised = answer(spchain("contract", "status", contract, "--receipt", "kept.receipt", "--json"))
+    assert (promised["status"], promised["height"]) == ("included", None)
+
+    def dropped(items: list) -> list:  # type: ignore[type-arg] # items of the kit
+        return items[:3]
+
+    liar.publish(rebuilt(batch, dropped))
+    refused(spchain("contract", "status", contract, "--receipt", "kept.receipt"), 3, "does not hold what the receipt")
+
+
+def test_a_receipt_given_to_the_watcher_is_held_against_the_operator(tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    with (
+        ContractNode(tmp_path / "node", watches=True) as node,
+        capture_logs(),
+        serving(node, config_for(tmp_path / "data"), beside=node.run) as url,
+        NodeClient(url) as client,
+    ):
+        liar = Liar(node, client)
+        liar.pay()
+        batch = liar.cut()
+        held = client.contracts.hold_receipt(liar.contract_id, encode(liar.receipts[3]))
+        assert (held.batch, held.index) == (0, 3)
+        with pytest.raises(ApiError, match="signed"):
+            client.contracts.hold_receipt(
+                liar.contract_id, encode(msgspec.structs.replace(liar.receipts[2], signature=bytes(64)))
+            )
+        with pytest.raises(ApiError, match="receipt"):
+            client.contracts.hold_receipt(liar.contract_id, b"rubbish")
+        until(lambda: client.contracts.watch(liar.contract_id).is_watched)
+
+        def dropped(items: list) -> list:  # type: ignore[type-arg] # items of the kit
+            return items[:3]
+
+        liar.publish(rebuilt(batch, dropped))
+        until(lambda: client.contracts.contract(liar.contract_id).status == "frozen")
+        until(lambda: bool(client.contracts.watch(liar.contract_id).fault))
+        assert (
+            "receipt" in client.contracts.watch(liar.contract_id).fault
+            or client.contracts.watch(liar.contract_id).fault
+        )
 
 
 # ------------------------------------------------------------------ proof
