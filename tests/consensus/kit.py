@@ -88,16 +88,19 @@ class Batches:
 
     def __init__(self) -> None:
         self.here: list[bytes] = []
+        self.unpublished: set[bytes] = set()
+        """Batches that are here and rest on data that is not."""
         self.committed: set[bytes] = set()
 
     def missing(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
         return tuple(digest for digest in digests if digest not in self.here)
 
     def not_ready(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
-        return self.missing(digests)
+        return tuple(digest for digest in digests if digest not in self.here or digest in self.unpublished)
 
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
-        free = [d for d in self.here if d not in self.committed and d not in excluded]
+        held_back = self.committed | self.unpublished
+        free = [d for d in self.here if d not in held_back and d not in excluded]
         return tuple(free[:limit])
 
     def is_committed(self, digest: bytes) -> bool:

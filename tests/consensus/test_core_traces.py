@@ -165,6 +165,36 @@ def test_a_voter_without_the_batch_asks_for_it_and_votes_when_it_comes() -> None
     assert [type(e) for e in net.step(voter, PayloadChanged())] == [Persist, Send]
 
 
+def test_a_voter_without_published_data_asks_for_it_and_votes_when_it_comes() -> None:
+    net = Net()
+    voter = net.order[1]
+    net.pools[voter].unpublished.add(batch("a"))
+    net.give("a", voter)
+    header = net.header(1, batches=(batch("a"),))
+    effects = net.step(voter, Received(net.proposal(header, batches=(batch("a"),))))
+    assert effects == [RequestBatches((batch("a"),))]
+    net.pools[voter].unpublished.clear()
+    assert [type(e) for e in net.step(voter, PayloadChanged())] == [Persist, Send]
+
+
+def test_without_published_data_nothing_is_ordered_and_what_others_voted_for_is_committed() -> None:
+    net = Net()
+    *others, last = net.order
+    for pool in net.pools:
+        pool.unpublished.add(batch("a"))
+    net.give("a")
+    net.run()
+    assert net.heights() == [0] * 4
+    assert not net.said(RequestBatches, *net.order), "no leader names it"
+    for i in others:
+        net.pools[i].unpublished.clear()
+        net.step(i, PayloadChanged())
+    net.run()
+    assert net.heights() == [1] * 4
+    assert net.said(RequestBatches, last)
+    assert batch("a") in net.pools[last].committed
+
+
 def test_a_commit_waits_for_its_batches() -> None:
     net = Net()
     *others, last = net.order

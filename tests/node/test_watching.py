@@ -306,7 +306,11 @@ async def test_of_two_watchers_one_is_enough_and_the_other_loses_nothing_but_a_f
         )
     gain = world.balance(WATCHER) + world.balance(second) - before
     assert OPENED.bond_microcredit // 2 - 10_000 < gain < OPENED.bond_microcredit // 2
-    reasons = {receipt.reason for checked, receipt in world.chain.receipts if checked.sender in (WATCHER.address, second.address)}
+    reasons = {
+        receipt.reason
+        for checked, receipt in world.chain.receipts
+        if checked.sender in (WATCHER.address, second.address)
+    }
     assert "" in reasons
     assert "false_challenge" not in reasons
 
@@ -341,7 +345,11 @@ async def test_its_own_operator_is_not_followed_and_never_challenged(world: Watc
         await until(lambda: world.head().stage == "wrong")
         await trio.sleep(0.1)
         assert watching.faults() == ()
-    assert OPERATOR.address not in {checked.sender for checked, _ in world.chain.receipts[5:] if not isinstance(checked.transaction.body, CommitBatch)}
+    assert OPERATOR.address not in {
+        checked.sender
+        for checked, _ in world.chain.receipts[5:]
+        if not isinstance(checked.transaction.body, CommitBatch)
+    }
 
 
 async def test_where_it_is_switched_off_nothing_is_followed(world: WatchedWorld) -> None:
@@ -442,7 +450,9 @@ async def test_who_was_away_takes_a_state_from_a_peer_and_goes_on(
         away.peers = ["silent", "mute", "friend"]
         for peer in ("silent", "friend"):
             for method in METHODS:
-                away.network.script(peer, method, answers(serving, method) if peer == "friend" else lambda _: not_available())
+                away.network.script(
+                    peer, method, answers(serving, method) if peer == "friend" else lambda _: not_available()
+                )
         for method in METHODS:
             away.network.script("mute", method, lambda _: RequestFailed(RequestFailure.TIMEOUT, "mute", "x", "silent"))
         async with away.node():
@@ -645,7 +655,11 @@ async def test_what_is_not_there_is_not_proved_and_says_why(
         for number in range(3):
             world.commit(desk.pay() if number else desk.first())
         await world.follows(3)
-        for contract_id, number, why in ((OTHER, 0, "no contract"), (CONTRACT, 3, "no batch 3"), (CONTRACT, -1, "no batch")):
+        for contract_id, number, why in (
+            (OTHER, 0, "no contract"),
+            (CONTRACT, 3, "no batch 3"),
+            (CONTRACT, -1, "no batch"),
+        ):
             with pytest.raises(NotFound, match=why):
                 await watching.prove_key(contract_id, number, b"m")
             with pytest.raises(NotFound, match=why):
@@ -731,9 +745,7 @@ async def test_what_peers_ask_is_checked(world: WatchedWorld) -> None:
                 await watching.answer(REQUEST_CONTRACT_STATE, payload)
         for number, page_number in ((0, 0), (1, 1), (2, 0), (2**63 - 1, 2**63 - 1)):
             with pytest.raises(NotAvailable):
-                await watching.answer(
-                    REQUEST_CONTRACT_STATE, encode(StateRequest(CONTRACT, number, page_number))
-                )
+                await watching.answer(REQUEST_CONTRACT_STATE, encode(StateRequest(CONTRACT, number, page_number)))
         with pytest.raises(UnknownMethod):
             await watching.answer("batches", b"")
 

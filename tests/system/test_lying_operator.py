@@ -58,9 +58,7 @@ def ended(client: NodeClient, contract_id: bytes) -> bool:
 def test_a_lying_operator_is_caught_and_punished_with_nobodys_help_but_a_watchers(network: Devnet) -> None:
     with network.clients() as clients:
         rules = network_rules(clients[0])
-        actors = [
-            Actor(client, network.identity(index), rules=rules) for index, client in enumerate(clients)
-        ]
+        actors = [Actor(client, network.identity(index), rules=rules) for index, client in enumerate(clients)]
         user, liar = actors[USER_NODE], actors[LIAR]
         watchers = {actors[index].identity.address: index for index in HONEST}
         opened = open_contract(liar, MICRO_FEES, encode(MicroFeesParameters(10**6)), BOND, PATIENCE_S)
@@ -98,9 +96,7 @@ def test_a_lying_operator_is_caught_and_punished_with_nobodys_help_but_a_watcher
         for client in clients[1:]:
             assert list(client.offences()) == [offence]
         fees = 10 * rules.genesis.parameters.minimum_fee_microcredit
-        gains = {
-            address: clients[0].account(address).balance_microcredit - before[address] for address in watchers
-        }
+        gains = {address: clients[0].account(address).balance_microcredit - before[address] for address in watchers}
         assert BOND // 2 - fees <= gains[offence.reporter] <= BOND // 2
         assert BOND // 2 <= clients[0].supply().burnt_microcredit - burnt <= BOND // 2 + fees
 
