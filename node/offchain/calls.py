@@ -25,6 +25,10 @@ class Call:
             if not self._missing:
                 self._done.set()
 
+    def is_done(self) -> bool:
+        """Tell whether all requests have their outcomes."""
+        return not self._missing
+
     async def wait(self) -> list[SendOutcome]:
         """Return all outcomes, in the order of the requests."""
         await self._done.wait()

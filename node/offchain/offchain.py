@@ -22,6 +22,8 @@ from node.offchain.files import OffchainFiles
 from node.offchain.journal_file import JournalFile
 from node.offchain.keeping import Keeping
 from node.offchain.readiness import Readiness
+from node.offchain.relayed import METHODS as RELAYED_METHODS
+from node.offchain.relaying import Relaying
 from node.offchain.watching import Watching, WatchingPorts
 from node.own_transactions import OwnTransactions
 from node.status import OffchainStatus
@@ -29,7 +31,7 @@ from node.sync import Asker
 from node.wire import REQUEST_BATCH_DATA
 from p2p.errors import UnknownMethod
 
-METHODS = frozenset((REQUEST_BATCH_DATA, *STATE_METHODS))
+METHODS = frozenset((REQUEST_BATCH_DATA, *STATE_METHODS, *RELAYED_METHODS))
 """Requests of peers that are answered here."""
 MAX_ALARMS = 16
 """What a status shows at most of what is wrong."""
@@ -108,7 +110,7 @@ class Offchain:
             is_followed=self.watching.is_followed,
             is_behind=ports.is_behind,
         )
-        self.operating = Operating(
+        own = Operating(
             store=ports.store,
             key=ports.key,
             machines=MACHINES,
@@ -117,6 +119,9 @@ class Offchain:
             transactions=ports.transactions,
             is_behind=ports.is_behind,
             clock_ms=now_ms,
+        )
+        self.operating = Relaying(
+            own=own, store=ports.store, network=ports.network, peers=ports.peers, checkers=ports.checkers
         )
 
     async def run(self) -> None:
@@ -144,6 +149,8 @@ class Offchain:
             return await self.availability.answer(payload)
         if method in STATE_METHODS:
             return await self.watching.answer(method, payload)
+        if method in RELAYED_METHODS:
+            return await self.operating.answer(peer_id, method, payload)
         raise UnknownMethod(f"{peer_id} asks for {method!r}, which is no request about off-chain contracts")
 
     def status(self) -> OffchainStatus:

@@ -240,6 +240,23 @@ class World:
             finally:
                 self.chain.told.remove(tell)
 
+    def idle(self, key: PrivateKey) -> Operating:
+        """Return the operator's side of a node with another key, on the same chain; it operates nothing and does not run."""
+        chain = self.chain
+        transactions = OwnTransactions(
+            store=chain.store, key=key, next_nonce=chain.mempool.next_nonce, submit=chain.submit
+        )
+        return Operating(
+            store=chain.store,
+            key=key,
+            machines=MACHINES,
+            journal=self.journal,
+            publish=self.published.put,
+            transactions=transactions,
+            is_behind=lambda: False,
+            clock_ms=self.clock_ms,
+        )
+
     def clock_ms(self) -> int:
         """The test chain's time, which is no clock's; between two microblocks it moves on with real time."""
         head_ms, now_s = self.chain.store.head().timestamp_ms, trio.current_time()
