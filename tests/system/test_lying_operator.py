@@ -72,7 +72,7 @@ def test_a_lying_operator_is_caught_and_punished_with_nobodys_help_but_a_watcher
         # The first batch is right, and nobody minds.
         pay(user, contract, liar.identity.address)
         done = wait_for(user.client, contract_id, own, 0, "committed", PATIENCE_S)
-        assert done.number == 0
+        assert done.batch == 0
         assert {client.contracts.contract(contract_id).status for client in clients} == {"open"}
         assert not list(clients[0].offences())
         before = {address: clients[0].account(address).balance_microcredit for address in watchers}
