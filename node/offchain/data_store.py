@@ -8,7 +8,7 @@ All calls block; they are safe from several worker threads.
 """
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Self
 
@@ -22,14 +22,19 @@ from records.sqlite_file import SqliteFile
 log = structlog.get_logger()
 
 _FORMAT = 1
-# `size` stands before the data, so that sums need not read it. What `since_height` is for: see `Kept`.
+# What sums and sweeps read stands apart from the data, and takes 50 bytes.
 _SCHEMA = """
 CREATE TABLE data (
     digest BLOB PRIMARY KEY,
-    size INTEGER NOT NULL,
-    since_height INTEGER,
     data BLOB NOT NULL
 );
+CREATE TABLE kept (
+    digest BLOB PRIMARY KEY,
+    size INTEGER NOT NULL,
+    since_height INTEGER,
+    look_height INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX kept_by_look ON kept (look_height, digest);
 CREATE TABLE uses (
     digest BLOB NOT NULL,
     contract_id BLOB NOT NULL,
@@ -63,6 +68,17 @@ class Kept(msgspec.Struct, frozen=True):
     """Batches that rest on it, as far as they are known here."""
 
 
+class Look(msgspec.Struct, frozen=True):
+    """What a sweep has seen of some data that stays."""
+
+    digest: bytes
+    """Its digest."""
+    since_height: int | None
+    """As in `Kept`."""
+    next_height: int
+    """Height at which to look again: nothing changes before."""
+
+
 class DataStore:
     """Data of batches in one file; one process at a time."""
 
@@ -73,7 +89,7 @@ class DataStore:
         # One writer at a time: the sum must be that of the file.
         self._writing = threading.Lock()
         with self._file.transaction() as connection:
-            self._total_bytes = int(connection.execute("SELECT coalesce(sum(size), 0) FROM data").fetchone()[0])
+            self._total_bytes = int(connection.execute("SELECT coalesce(sum(size), 0) FROM kept").fetchone()[0])
 
     def close(self) -> None:
         """Let another process open the file."""
@@ -105,15 +121,15 @@ class DataStore:
         assert len(data) <= MAX_DATA_BYTES, f"{len(data)} bytes of data"
         with self._writing:
             with self._file.transaction() as connection:
-                known = connection.execute("SELECT 1 FROM data WHERE digest = ?", (digest,)).fetchone()
+                known = connection.execute("SELECT 1 FROM kept WHERE digest = ?", (digest,)).fetchone()
                 if known is None:
                     if not self.has_room(len(data)):
                         raise StorageFull(
                             f"{self._total_bytes} bytes of off-chain data are kept here and {len(data)} more exceed "
                             f"{self.capacity_bytes}; raise offchain_data_bytes, or wait until batches are final"
                         )
-                    row = (digest, len(data), data)
-                    connection.execute("INSERT INTO data (digest, size, data) VALUES (?, ?, ?)", row)
+                    connection.execute("INSERT INTO data VALUES (?, ?)", (digest, data))
+                    connection.execute("INSERT INTO kept (digest, size) VALUES (?, ?)", (digest, len(data)))
                 if use is not None and use.number <= _MAX_NUMBER:
                     place = (digest, use.contract_id, use.number)
                     connection.execute("INSERT OR IGNORE INTO uses VALUES (?, ?, ?)", place)
@@ -136,12 +152,12 @@ class DataStore:
     def has(self, digest: bytes) -> bool:
         """Tell whether data is here, without reading it. Raises `StoreError`."""
         with self._file.transaction() as connection:
-            return connection.execute("SELECT 1 FROM data WHERE digest = ?", (digest,)).fetchone() is not None
+            return connection.execute("SELECT 1 FROM kept WHERE digest = ?", (digest,)).fetchone() is not None
 
     def digests(self) -> list[bytes]:
         """Return the digests of all data. Raises `StoreError`."""
         with self._file.transaction() as connection:
-            return [bytes(digest) for (digest,) in connection.execute("SELECT digest FROM data ORDER BY digest")]
+            return [bytes(digest) for (digest,) in connection.execute("SELECT digest FROM kept ORDER BY digest")]
 
     def remove(self, digests: Collection[bytes]) -> None:
         """Let go of data. Raises `StoreError`; nothing was changed then."""
@@ -150,15 +166,21 @@ class DataStore:
             freed = 0
             with self._file.transaction() as connection:
                 for key in keys:
-                    found = connection.execute("SELECT size FROM data WHERE digest = ?", key).fetchone()
+                    found = connection.execute("SELECT size FROM kept WHERE digest = ?", key).fetchone()
                     freed += found[0] if found is not None else 0
-                    connection.execute("DELETE FROM data WHERE digest = ?", key)
-                    connection.execute("DELETE FROM uses WHERE digest = ?", key)
+                    for table in ("data", "kept", "uses"):
+                        connection.execute(f"DELETE FROM {table} WHERE digest = ?", key)  # noqa: S608 -- our own names
             self._total_bytes -= freed
 
-    def page(self, after: bytes, limit: int) -> list[Kept]:
-        """Return up to `limit` kept data after a digest, in the order of digests. Raises `StoreError`."""
-        rows = "SELECT digest, since_height FROM data WHERE digest > ? ORDER BY digest LIMIT ?"
+    def lacking(self, digests: Collection[bytes]) -> set[bytes]:
+        """Return those of the digests whose data is not here. Raises `StoreError`."""
+        with self._file.transaction() as connection:
+            found = "SELECT 1 FROM kept WHERE digest = ?"
+            return {digest for digest in digests if connection.execute(found, (digest,)).fetchone() is None}
+
+    def due(self, height: int, limit: int) -> list[Kept]:
+        """Return up to `limit` data that is to be looked at up to a height. Raises `StoreError`."""
+        rows = "SELECT digest, since_height FROM kept WHERE look_height <= ? ORDER BY look_height LIMIT ?"
         uses = "SELECT contract_id, number FROM uses WHERE digest = ?"
         with self._file.transaction() as connection:
             return [
@@ -167,11 +189,12 @@ class DataStore:
                     since,
                     tuple(Use(bytes(contract), number) for contract, number in connection.execute(uses, (digest,))),
                 )
-                for digest, since in connection.execute(rows, (after, limit)).fetchall()
+                for digest, since in connection.execute(rows, (height, limit)).fetchall()
             ]
 
-    def found_idle(self, digests: Collection[bytes], height: int) -> None:
-        """Note since when no committed batch rests on data. Raises `StoreError`."""
+    def looked(self, looks: Iterable[Look]) -> None:
+        """Note what looks have shown. Raises `StoreError`."""
         with self._file.transaction() as connection:
-            for digest in digests:
-                connection.execute("UPDATE data SET since_height = ? WHERE digest = ?", (height, digest))
+            for look in looks:
+                row = (look.since_height, look.next_height, look.digest)
+                connection.execute("UPDATE kept SET since_height = ?, look_height = ? WHERE digest = ?", row)

@@ -23,7 +23,7 @@ from ledger.offchain import BatchCommitment
 from ledger.store import Store
 from ledger.transactions import CheckedTransaction
 from node.offchain.availability import SPARE_BYTES, Availability
-from node.offchain.data_store import DataStore, Kept, Use
+from node.offchain.data_store import DataStore, Kept, Look, Use
 from node.offchain.readiness import Readiness
 from records.placement import holders
 
@@ -40,6 +40,8 @@ REPAIR_PAUSE_S = 0.1
 PAGE = 128
 """Data or batches looked at in one go: a millisecond or two of the event loop."""
 PAGE_PAUSE_S = 0.02
+LOOKS = 16
+"""How often data that is kept for the retention is looked at meanwhile."""
 MAX_SOON = 1_024
 """Batches that were committed without their data here and are to be repaired soon; the next walk finds the others."""
 MAX_MISSING = 8
@@ -102,27 +104,33 @@ class Keeping:
             return True
         return height < final + self._rules.retention_microblocks and self._is_keeper(committed.commitment.data_digest)
 
-    def fate(self, kept: Kept, height: int) -> Fate:
-        """Tell what becomes of data that is here."""
-        fates = {self._fate_for(use, kept.digest, height) for use in kept.uses}
-        if "keep" in fates:
-            return "keep"
-        return "drop" if fates == {"drop"} else "idle"
+    def fate(self, kept: Kept, height: int) -> tuple[Fate, int]:
+        """Tell what becomes of data that is here, and at which height to look again."""
+        fates = [self._fate_for(use, kept.digest, height) for use in kept.uses]
+        keeps = [look for fate, look in fates if fate == "keep"]
+        if keeps:
+            return "keep", min(keeps)
+        if fates and all(fate == "drop" for fate, _ in fates):
+            return "drop", height
+        since = height if kept.since_height is None else kept.since_height
+        return "idle", since + self._idle_microblocks + 1
 
-    def _fate_for(self, use: Use, digest: bytes, height: int) -> Fate:
+    def _fate_for(self, use: Use, digest: bytes, height: int) -> tuple[Fate, int]:
         if self._readiness.is_pending(use.contract_id, digest):
-            return "keep"
+            return "keep", height + 1
         contract = contract_at(self._store, use.contract_id)
         committed = batch_at(self._store, contract, use.number) if contract is not None else None
         if committed is None or committed.commitment.data_digest != digest:
-            return "idle"  # not committed, or undone by fraud
-        final = committed.height + self._rules.window_microblocks
+            return "idle", height  # not committed, or undone by fraud
+        final, retention = committed.height + self._rules.window_microblocks, self._rules.retention_microblocks
         if height < final:
-            return "keep"
-        if height >= final + self._rules.retention_microblocks:
-            return "drop"
-        is_free = not self._is_keeper(digest) and self._is_followed(use.contract_id, use.number)
-        return "drop" if is_free else "keep"
+            return "keep", final
+        if height >= final + retention:
+            return "drop", height
+        if self._is_keeper(digest):
+            # Now and then: with another committee it may be somebody else's.
+            return "keep", min(final + retention, height + 1 + retention // LOOKS)
+        return ("drop", height) if self._is_followed(use.contract_id, use.number) else ("keep", height + 1)
 
     def _is_keeper(self, digest: bytes) -> bool:
         return self._address in holders(digest, self._committee(), self._copies)
@@ -149,41 +157,40 @@ class Keeping:
                 await self._asked.wait()
 
     async def sweep(self) -> int:
-        """Look once through all data that is here and drop what nobody needs; returns how much of it was dropped."""
-        dropped, after = 0, b""
+        """Look through the data whose time has come and drop what nobody needs; returns how much of it was dropped."""
+        dropped, height = 0, self._store.head().height
         while True:
             try:
-                page = await trio.to_thread.run_sync(self._data.page, after, PAGE)
-                dropped += await self._sweep_page(page)
+                due = await trio.to_thread.run_sync(self._data.due, height, PAGE)
+                dropped += await self._look_at(due, height)
             except StoreError as error:
                 log.warning("off-chain data cannot be looked through; a later look tries again", error=str(error))
                 return dropped
-            if len(page) < PAGE:
+            if len(due) < PAGE:
                 return dropped
-            after = page[-1].digest
             await trio.sleep(PAGE_PAUSE_S)
 
-    async def _sweep_page(self, page: list[Kept]) -> int:
-        height = self._store.head().height
-        fates = {kept.digest: self.fate(kept, height) for kept in page}
-        idle = [kept for kept in page if fates[kept.digest] == "idle"]
-        new = [kept.digest for kept in idle if kept.since_height is None]
-        if new:
-            await trio.to_thread.run_sync(self._data.found_idle, new, height)
-        old = {
-            kept.digest
-            for kept in idle
-            if kept.since_height is not None and height > kept.since_height + self._idle_microblocks
-        }
-        going = [kept for kept in page if kept.digest in old or fates[kept.digest] == "drop"]
-        if going:
-            async with self._availability.removing:
-                # Meanwhile one of them may have been committed to.
-                sure = [kept.digest for kept in going if self.fate(kept, height) != "keep"]
-                await trio.to_thread.run_sync(self._data.remove, sure)
-                self._readiness.forget(sure)
-                return len(sure)
-        return 0
+    async def _look_at(self, due: list[Kept], height: int) -> int:
+        looks: list[Look] = []
+        going: list[Kept] = []
+        for kept in due:
+            fate, next_height = self.fate(kept, height)
+            if fate == "drop" or (fate == "idle" and next_height <= height):
+                going.append(kept)
+            else:
+                since = None if fate == "keep" else kept.since_height
+                looks.append(Look(kept.digest, height if fate == "idle" and since is None else since, next_height))
+        await trio.to_thread.run_sync(self._data.looked, looks)
+        if not going:
+            return 0
+        async with self._availability.removing:
+            # Meanwhile one of them may have been committed to.
+            sure = [kept.digest for kept in going if self.fate(kept, height)[0] != "keep"]
+            await trio.to_thread.run_sync(self._data.remove, sure)
+            self._readiness.forget(sure)
+            saved = {kept.digest for kept in going}.difference(sure)
+            await trio.to_thread.run_sync(self._data.looked, [Look(digest, None, height + 1) for digest in saved])
+        return len(sure)
 
     async def repair(self) -> int:
         """Look once through all batches, the newest of each contract first, and fetch data that should be here; returns how much came."""
@@ -192,7 +199,11 @@ class Keeping:
         while True:
             contracts = list(contracts_from(self._store, start, PAGE))
             for contract in contracts:
-                came, missing = await self._repair_contract(contract)
+                try:
+                    came, missing = await self._repair_contract(contract)
+                except StoreError as error:
+                    log.warning("off-chain data cannot be read; a later look tries again", error=str(error))
+                    return repaired
                 repaired, lost = repaired + came, lost + missing
             if len(contracts) < PAGE:
                 break
@@ -204,19 +215,30 @@ class Keeping:
 
     async def _repair_contract(self, contract: Contract) -> tuple[int, int]:
         came = missing = 0
-        for number in range(contract.batch_count - 1, -1, -1):
-            # The contract may have lost batches to fraud meanwhile: then there are none of these numbers.
-            committed = batch_at(self._store, contract, number)
-            height = self._store.head().height
-            kept = self._rules.window_microblocks + self._rules.retention_microblocks
-            if committed is None or height >= committed.height + kept or missing >= MAX_MISSING:
-                break
-            if self.should_hold(contract, number, height):
-                outcome = await self._bring(committed.commitment)
-                came, missing = came + (outcome is True), missing + (outcome is False)
-            if number % PAGE == 0:
-                await trio.sleep(PAGE_PAUSE_S)
+        following = contract.batch_count
+        while following > 0 and missing < MAX_MISSING:
+            wanted, following = self._page_before(contract, following)
+            lacking = await trio.to_thread.run_sync(self._data.lacking, [one.data_digest for one in wanted])
+            for commitment in wanted:
+                if commitment.data_digest in lacking and missing < MAX_MISSING:
+                    outcome = await self._bring(commitment)
+                    came, missing = came + (outcome is True), missing + (outcome is False)
+            await trio.sleep(PAGE_PAUSE_S)
         return came, missing
+
+    def _page_before(self, contract: Contract, following: int) -> tuple[list[BatchCommitment], int]:
+        """Return the next batches before a number whose data should be here, and where to go on; 0 when nobody has to keep any more."""
+        height = self._store.head().height
+        kept = self._rules.window_microblocks + self._rules.retention_microblocks
+        lowest = max(following - PAGE, 0)
+        wanted: list[BatchCommitment] = []
+        for number in range(following - 1, lowest - 1, -1):
+            committed = batch_at(self._store, contract, number)
+            if committed is None or height >= committed.height + kept:
+                return wanted, 0
+            if self.should_hold(contract, number, height):
+                wanted.append(committed.commitment)
+        return wanted, lowest
 
     async def _repair_soon(self) -> None:
         for use in list(self._soon):

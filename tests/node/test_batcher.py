@@ -7,13 +7,15 @@ import pytest
 import trio
 
 from ledger import testing
+from ledger.contract_bodies import CommitBatch
 from ledger.errors import StoreError
 from ledger.memory_store import MemoryStore
+from ledger.offchain import BatchCommitment
 from ledger.transactions import CheckedTransaction, decode_batch
 from node import batcher as module
 from node.batcher import Batcher
 from node.batches import Batch, BatchPool
-from tests.node.kit import GENESIS, paid, until
+from tests.node.kit import CHAIN, GENESIS, paid, until
 
 PATIENCE_S = 0.05
 
@@ -198,3 +200,17 @@ async def test_a_full_queue_makes_submissions_wait_and_is_cut_into_batches(
     assert len(world.batcher._queue) < 4
     await until(lambda: sum(len(batch.transactions) for batch in world.made) == 4)
     assert [len(batch.transactions) for batch in world.made] == [3, 1]
+
+
+async def test_commitments_have_batches_of_their_own(world: World) -> None:
+    digest = bytes(32)
+    commitment = BatchCommitment(digest, 0, digest, digest, digest, 1, 1, digest, 1, 0, 0, ())
+    raws = [testing.signed(CHAIN, testing.key(2), CommitBatch(commitment), nonce) for nonce in range(2)]
+    commits = testing.check(CHAIN, raws)
+    world.batcher.put([paid(0, 0), paid(0, 1), *commits, paid(1, 0)])
+    await until(lambda: len(world.made) == 3)
+    assert [[checked.id for checked in batch.transactions] for batch in world.made] == [
+        [paid(0, 0).id, paid(0, 1).id],
+        [checked.id for checked in commits],
+        [paid(1, 0).id],
+    ]

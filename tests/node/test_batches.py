@@ -8,9 +8,11 @@ import pytest
 
 from ledger import testing
 from ledger.bodies import Transfer
+from ledger.contract_bodies import ChallengeBatch
 from ledger.errors import InvalidInput, StoreError
 from ledger.memory_store import MemoryStore
-from ledger.transactions import encode_batch
+from ledger.offchain import BrokenReceipt, RequestLeaf, RequestReceipt, SignedReceipt
+from ledger.transactions import CHALLENGE_COST, encode_batch
 from node import batches
 from node.batches import (
     Batch,
@@ -61,6 +63,21 @@ def test_a_microblock_is_filled_up_to_its_bound_but_never_left_empty(
     assert len(pool.select((), 10)) == 2
     monkeypatch.setattr(batches, "MAX_BLOCK_TRANSACTIONS", 0)
     assert len(pool.select((), 10)) == 1
+
+
+def test_a_challenge_fills_a_microblock_like_the_transfers_that_it_costs(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt = RequestReceipt(bytes(32), 0, 0, RequestLeaf(bytes(32), 0, 1, bytes(32), bytes(32)))
+    body = ChallengeBatch(bytes(32), 0, BrokenReceipt(SignedReceipt(receipt, bytes(64)), None))
+    challenges = [batch_of(testing.signed(CHAIN, testing.key(5), body, nonce)) for nonce in range(3)]
+    pool = BatchPool(store)
+    pool.add([*challenges, SOME[0]])
+    monkeypatch.setattr(batches, "MAX_BLOCK_TRANSACTIONS", 2 * CHALLENGE_COST)
+    assert pool.select((), 10) == tuple(names(challenges[:2]))
+    assert pool.select(names(challenges), 10) == tuple(names(SOME[:1]))
+    pool.remove(names([*challenges, SOME[0]]))
+    assert not pool._costs
 
 
 def test_a_committed_batch_is_neither_missing_nor_taken_again(store: MemoryStore) -> None:

@@ -68,10 +68,10 @@ def test_data_is_durable_bounded_and_counted(tmp_path: Path) -> None:
         assert store.get(digests[1]) == data[1]
         assert store.get(digests[3]) is None
         assert store.digests() == sorted(digests[:3])
-        assert Kept(digests[0], None, (Use(b"c" * 32, 7),)) in store.page(b"", 10)
+        assert Kept(digests[0], None, (Use(b"c" * 32, 7),)) in store.due(0, 10)
         store.remove([*digests[:2], digests[3]])
         assert store.total_bytes == 100
-        assert [kept.digest for kept in store.page(b"", 10)] == digests[2:3]
+        assert [kept.digest for kept in store.due(0, 10)] == digests[2:3]
         assert not store.has(digests[0])
     with pytest.raises(StoreError, match="another chain"):
         DataStore(file, chain_id=b"x" * 32, capacity_bytes=300)
@@ -102,7 +102,7 @@ async def test_a_pending_commitment_has_its_data_fetched_kept_and_judged(node: N
     assert node.here([batch]) == [True]
     assert node.network.asked == [("operator", REQUEST_BATCH_DATA)], "who has made it is asked first"
     assert node.changes == 1
-    (kept,) = node.data.page(b"", 10)
+    (kept,) = node.data.due(0, 10)
     assert kept.uses == (Use(batch.commitment.contract_id, 0),)
 
 
@@ -300,6 +300,7 @@ async def test_others_let_go_once_a_batch_is_final_and_followed(node: Node) -> N
     node.followed = False
     assert await node.keeping.sweep() == 0
     node.followed = True
+    node.pass_microblocks(1)
     assert await node.keeping.sweep() == 1
 
 
