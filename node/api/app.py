@@ -10,7 +10,7 @@ from ledger.errors import InvalidInput, SpchainError
 from node.api.consent import consent_routes, record_history_routes
 from node.api.contract_acts import contract_act_routes
 from node.api.contract_inner import inner_routes
-from node.api.contract_models import Requests
+from node.api.contract_models import ContractNews, Requests
 from node.api.contracts import contract_routes
 from node.api.epochs import epoch_routes
 from node.api.errors import handle
@@ -76,8 +76,10 @@ def _describe_unreferenced(app: FastAPI) -> None:
     def openapi() -> dict[str, object]:
         document = generate()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (Submission, Event, Requests):
-            schemas.setdefault(model.__name__, model.model_json_schema())
+        for model in (Submission, Event, ContractNews, Requests):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema.pop("$defs", None)
+            schemas.setdefault(model.__name__, schema)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way to extend the document

@@ -11,6 +11,7 @@ from node.cli.access import actor, address_in, connect
 from node.cli.contract_words import (
     ContractArgument,
     ReceiptOption,
+    brief,
     contract_in,
     cost_facts,
     json_in,
@@ -177,7 +178,7 @@ def _show_sent(prepared: "Prepared", answer: "KeptAnswer", status: "RequestStatu
     for item in _results(prepared, answer):
         result = "done" if item["is_done"] else f"refused: {item['code']}"
         answered = "" if item["result"] is None else item["result"]
-        rows.append((item["sequence"], item["operation"], result, answered))
+        rows.append((item["sequence"], brief(item["operation"]), result, answered))
     table(("NUMBER", "OPERATION", "OUTCOME", "ANSWER"), rows, "nothing was sent")
     typer.echo()
     facts({**_status_facts(status), **cost_facts(status.cost, _onchain_bytes(prepared, status))})

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from node.client import NodeClient
     from node.contract_actions import KeptAnswer
 
+_LONG_CHARACTERS = 40
 MAX_JSON_BYTES = 1024 * 1024
 """64 operations of 1 KiB take far less, written as JSON."""
 ContractArgument = Annotated[str, typer.Argument(help="Identifier of the contract.", metavar="CONTRACT")]
@@ -65,17 +66,31 @@ def share(total: int, parts: int, unit: str) -> str:
     return f"{text} {unit}" + ("" if text == "1" else "s")
 
 
+def brief(operation: object) -> str:
+    """Return an operation for a table: digests and addresses by their beginning."""
+    if not isinstance(operation, dict) or len(operation) != 1:
+        return str(operation)
+    ((name, fields),) = operation.items()
+    return f"{name} " + ", ".join(f"{field} {_short(value)}" for field, value in fields.items())
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:8]}…" if isinstance(value, str) and len(text) >= _LONG_CHARACTERS else text
+
+
 def cost_facts(cost: "Cost", onchain_bytes: int | None = None) -> dict[str, object]:
     """Return in words what one operation costs off the chain and would cost on it."""
     beside = f"{cost.onchain_fee_microcredit} microcredits and {onchain_bytes or cost.onchain_bytes} bytes, as a transaction of its own"
     if not cost.batches:
         return {"costs off chain": "not known before the first batch", "costs on chain": beside}
-    measured = "its batch" if cost.batches == 1 else f"the last {cost.batches} batches"
+    measured = "one batch" if cost.batches == 1 else f"the last {cost.batches} batches"
+    measured += " of 1 operation" if cost.operations == 1 else f" of {cost.operations} operations"
     return {
         "costs off chain": (
             f"{share(cost.fee_microcredit, cost.operations, 'microcredit')} and "
-            f"{share(cost.chain_bytes, cost.operations, 'byte')} of the chain per operation, by {measured} "
-            f"of {cost.operations} operations; the operator pays ({cost.paid_by.hex()[:8]}…)"
+            f"{share(cost.chain_bytes, cost.operations, 'byte')} of the chain per operation, by {measured}; "
+            f"the operator pays ({cost.paid_by.hex()[:8]}…)"
         ),
         "costs on chain": beside,
     }

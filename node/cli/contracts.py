@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`spchain contract`: contracts and machines. Other verbs: `contract_requests`, `contract_credits`, `contract_proofs`."""
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -173,7 +174,7 @@ def _contract_facts(found: "Contract", operator: str) -> dict[str, object]:
     return {
         "contract": found.contract_id.hex(),
         "machine": f"{found.machine} {found.version}" + ("" if found.is_known else ", unknown to this node"),
-        "parameters": found.parameters,
+        "parameters": json.dumps(found.parameters),
         "operator": f"{operator}, key {found.operator.hex()}",
         "status": found.explanation,
         "opened": f"at height {found.opened_height}",

@@ -159,7 +159,7 @@ class Offchain:
         alarms = [
             f"contract {fault.contract_id.hex()}, batch {fault.number}: fraud" for fault in self.watching.faults()
         ]
-        troubles = self.operating.troubles().items()
+        troubles = self.operating.own.troubles().items()
         alarms += [f"contract {contract_id.hex()} is not operated: {trouble}" for contract_id, trouble in troubles]
         alarms += [
             f"contract {head.contract_id.hex()} is not watched after batch {head.number}: {head.detail or head.stage}"
@@ -170,7 +170,7 @@ class Offchain:
             data_bytes=self._data.total_bytes,
             data=self.availability.trouble or "ok",
             batches_lost=self.keeping.lost,
-            operated=self.operating.count,
+            operated=self.operating.own.count,
             watched=len(heads),
             alarms=tuple(alarms[:MAX_ALARMS]),
         )
