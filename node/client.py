@@ -11,7 +11,7 @@ import msgspec
 from ledger.blocks import SignedKeyblock
 from ledger.codec import encode
 from ledger.errors import SpchainError
-from node.api import event_models, mining_models, models, proof_models, reputation_models
+from node.api import event_models, mining_models, models, proof_models, reputation_models, status_models
 from node.consent_client import ConsentClient
 from node.contract_client import ContractClient
 from node.http_client import (
@@ -47,9 +47,9 @@ class NodeClient(HttpClient):
 
     # ------------------------------------------------------------------ reads
 
-    def status(self) -> models.Status:
+    def status(self) -> status_models.Status:
         """Return how the node is."""
-        return self.read(models.Status, "/v1/status")
+        return self.read(status_models.Status, "/v1/status")
 
     def is_healthy(self) -> bool:
         """Tell whether the node can serve and write."""

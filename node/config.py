@@ -74,7 +74,7 @@ class NodeConfig(BaseModel):
     mempool_transactions: Annotated[int, Field(ge=100, le=1_000_000)] = 50_000
     """Most transactions waiting for a microblock; each takes about 1 KiB. Further ones are refused as mempool_full."""
     replicas: Annotated[int, Field(ge=1, le=64)] = 3
-    """Nodes that keep a copy of each blob; as many as may be lost at once, and one more."""
+    """Nodes that keep a copy of each blob, and of the data of each final off-chain batch; as many as may be lost at once, and one more."""
     blob_capacity_bytes: Annotated[int, Field(ge=16 * _MIB)] = 64 * _GIB
     """Most bytes of encrypted blobs kept here; further ones are refused."""
     erase_labelled: bool = False

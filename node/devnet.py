@@ -19,7 +19,7 @@ from platformdirs import user_state_path
 
 from ledger.errors import InvalidInput, SpchainError
 from ledger.rules import DEVNET_PARAMETERS, Parameters
-from node.api import models
+from node.api import status_models
 from node.client import NodeClient
 from node.config import ENVIRONMENT_PREFIX
 from node.devnet_files import Manifest, NodeEntry, claim, exists, load, make, wipe
@@ -53,7 +53,7 @@ class NodeReport(msgspec.Struct, frozen=True):
     """Which one."""
     pid: int | None
     """Its process; None when it does not run."""
-    status: models.Status | None
+    status: status_models.Status | None
     """What it says; None when it does not answer."""
     miner_pid: int | None
     """The process that mines with its key; None when none runs."""
@@ -231,7 +231,7 @@ class Devnet:
         key = bytes.fromhex(self.manifest.nodes[index].public_key)
         return self._ask(index, lambda client: client.miner(key).mining.keyblocks)
 
-    def _status(self, index: int) -> models.Status | None:
+    def _status(self, index: int) -> status_models.Status | None:
         status = self._ask(index, NodeClient.status)
         # Another program may have the port by now.
         is_ours = status is not None and status.address.hex() == self.manifest.nodes[index].address

@@ -12,7 +12,7 @@ import trio
 from fastapi import APIRouter, Path, Query
 
 from ledger.crypto.keys import ADDRESS_BYTES
-from node.api import models, views
+from node.api import models, status_models, views
 from node.api.bodies import parse_hex
 from node.api.errors import Problem
 from node.api.served import Served
@@ -29,9 +29,9 @@ def chain_routes(node: Served) -> APIRouter:
     store = node.store
 
     @router.get("/v1/status")
-    async def status() -> models.Status:
+    async def status() -> status_models.Status:
         """How the node is: height, committee, peers, load."""
-        return models.Status.model_validate(node.status())
+        return status_models.Status.model_validate(node.status())
 
     @router.get("/healthz")
     async def health() -> models.Health:
