@@ -229,9 +229,9 @@ def _bounds(info: inspect.IntType) -> tuple[int | None, int | None]:
 def _kind(value: object) -> str:
     if isinstance(value, str):
         return _quoted(value)
-    if isinstance(value, bool | int | float) or value is None:
-        return _shown(msgspec.json.encode(value).decode())
-    return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return _shown(msgspec.json.encode(value).decode())
 
 
 def _shown(text: object) -> str:

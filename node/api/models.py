@@ -350,10 +350,3 @@ class GenesisInfo(Model):
     """Its fields, readable."""
     raw: Hex
     """Its canonical encoding: the bytes of a `genesis.msgpack`."""
-
-
-class Health(Model):
-    """A node that can serve."""
-
-    status: str
-    """"ok"."""

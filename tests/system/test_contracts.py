@@ -2,13 +2,15 @@
 """Off-chain contracts on four real nodes, through the command line: whoever signs at whichever node, also past a node that was killed."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from node.actions import NetworkRules
 from node.devnet import Devnet
-from tests.system.kit import PATIENCE_S, Spchain, agree, ran, refused, until
+from tests.system.kit import PATIENCE_S, Load, Spchain, agree, ran, refused, until
 from tests.system.test_evidence import newest_keyblock
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("network")]
@@ -47,6 +49,14 @@ class Story:
         return self.run("send", json.dumps({"pay": payment}), *self.key(USER), *arguments)
 
 
+@pytest.fixture
+def traffic(devnet: Devnet, rules: NetworkRules) -> Iterator[None]:
+    """Some payments on the chain: an idle network makes few microblocks, and windows are counted in them."""
+    with Load(devnet, rules, [3], at_once=1, pause_s=0.4):
+        yield
+
+
+@pytest.mark.usefixtures("traffic")
 def test_users_at_any_node_pay_each_other_and_get_their_credits_back(
     devnet: Devnet, spchain: Spchain, tmp_path: Path
 ) -> None:
