@@ -72,7 +72,6 @@ class Committing:
         self._disk = disk
         self._most_under_way = most_under_way
         self._ready: dict[int, Batch] = {}
-        self._published: set[int] = set()
         self._news = trio.Event()
         self._border = 0
         self._checked = 0
@@ -82,7 +81,6 @@ class Committing:
         """Take what a recovered journal holds: its border, and the batches cut since."""
         self._border = self._checked = border
         self._ready = {batch.commitment.number: batch for batch in batches}
-        self._published.clear()
         self.wake()
 
     def add(self, batch: Batch) -> None:
@@ -126,16 +124,18 @@ class Committing:
         """Publish and send all batches that the chain does not have, unless they are under way."""
         first = contract.batch_count
         for number in range(first, first + self._most_under_way):
+            purpose = _purpose(self._contract_id, number)
+            if self._transactions.is_under_way(purpose):
+                continue
+            # Before each attempt: what has waited for long may have been dropped by who keeps the data.
             commitment = await self._publish_batch(number)
             if commitment is None:
                 return
-            purpose = _purpose(self._contract_id, number)
-            if not self._transactions.is_under_way(purpose):
-                outcome = await self._transactions.send(purpose, CommitBatch(commitment))
-                if not outcome.accepted:
-                    # Those after it would be refused for coming too early.
-                    self._warn(f"batch {number} cannot be committed yet: {outcome.detail}")
-                    return
+            outcome = await self._transactions.send(purpose, CommitBatch(commitment))
+            if not outcome.accepted:
+                # Those after it would be refused for coming too early.
+                self._warn(f"batch {number} cannot be committed yet: {outcome.detail}")
+                return
         self._trouble = ""
 
     async def _publish_batch(self, number: int) -> BatchCommitment | None:
@@ -146,16 +146,13 @@ class Committing:
             if number >= self._border:
                 return None
             return await trio.to_thread.run_sync(self._journal.cut, self._contract_id, number, limiter=self._disk)
-        if number not in self._published:
-            try:
-                await trio.to_thread.run_sync(
-                    self._publish, batch.commitment.data_digest, batch.data, limiter=self._disk
-                )
-            except StoreError as error:
-                self._warn(f"the data of batch {number} cannot be published: {error}")
-                return None
-            self._published.add(number)
-        return batch.commitment
+        commitment = batch.commitment
+        try:
+            await trio.to_thread.run_sync(self._publish, commitment.data_digest, batch.data, limiter=self._disk)
+        except StoreError as error:
+            self._warn(f"the data of batch {number} cannot be published: {error}")
+            return None
+        return commitment
 
     async def _move_on(self, contract: Contract) -> None:
         """Move the journal's border to what the chain has, and forget what is final for long."""
@@ -164,7 +161,6 @@ class Committing:
             await trio.to_thread.run_sync(self._journal.advance, self._contract_id, number, limiter=self._disk)
             self._border += 1
             self._ready.pop(number, None)
-            self._published.discard(number)
             self._transactions.forget(_purpose(self._contract_id, number))
         final = self._final_count(contract)
         for _ in range(TRIMMED_AT_ONCE):
