@@ -15,6 +15,8 @@ class Call:
     def __init__(self, count: int) -> None:
         self._outcomes: list[SendOutcome | None] = [None] * count
         self._missing = count
+        self.held_up: SendOutcome | None = None
+        """Why an earlier request of the call was refused for now: those that follow it are, too."""
         self._done = trio.Event()
 
     def resolve(self, place: int, outcome: SendOutcome) -> None:

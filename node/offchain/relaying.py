@@ -167,6 +167,11 @@ class Relaying:
             # One message of a call at a time: the order would be lost between two that travel at once.
             for first in range(0, len(raws), MAX_RELAYED):
                 outcomes += await self._relay_part(contract, line, raws[first : first + MAX_RELAYED])
+                held_up = next((outcome for outcome in outcomes if outcome.retry_ms), None)
+                if held_up is not None:
+                    # What follows may rest on it.
+                    outcomes += [held_up for _ in raws[len(outcomes) :]]
+                    break
             return outcomes
         finally:
             self._queued -= len(raws)

@@ -186,6 +186,9 @@ class Serving:
         """Execute a request, or refuse it; False for one that was accepted longer ago than memory reaches."""
         operator = self.operator
         following = next_sequence(operator.state, request.sender)
+        if request.first_sequence > following and pending.call.held_up is not None:
+            pending.resolve(pending.call.held_up)
+            return True
         if request.first_sequence > following:
             detail = f"operations before number {request.first_sequence} are missing; the sender's next is {following}"
             pending.resolve(refused("wrong_sequence", detail))
@@ -193,7 +196,8 @@ class Serving:
         try:
             ticket = operator.accept_checked(request, self._ports.clock_ms())
         except Busy as error:
-            pending.resolve(refused("busy", str(error), BUSY_MS))
+            pending.call.held_up = refused("busy", str(error), BUSY_MS)
+            pending.resolve(pending.call.held_up)
         except AlreadyAccepted:
             return False
         except InvalidRequest as error:

@@ -206,8 +206,11 @@ async def test_an_operator_that_is_away_silent_or_ended_is_told_by_name(nodes: N
             raise RequestFailed(RequestFailure.TIMEOUT, "operator", "x", "silent")
 
         nodes.wire.change = refuse
-        (outcome,) = await near.send(CONTRACT, [request(1, 0)])
-        assert outcome.reason == "unreachable"
+        nodes.wire.messages.clear()
+        outcomes = await near.send(CONTRACT, [request(1, number) for number in range(MAX_RELAYED + 3)])
+        assert {outcome.reason for outcome in outcomes} == {"unreachable"}
+        assert len(outcomes) == MAX_RELAYED + 3
+        assert nodes.wire.messages == [REQUEST_SEND], "what follows a message that failed is not sent"
         nodes.wire.change = lambda answer: answer
         assert nodes.world.chain.act(OPERATOR, CloseContract(CONTRACT)).reason == ""
         (outcome,) = await near.send(CONTRACT, [request(1, 1)])
