@@ -95,7 +95,8 @@ class Challenging:
         """Take a proof against a batch that counts; None if the judge here does not convict on it, which is a fault of ours."""
         identifier, number = terms.contract_id, commitment.number
         known = self.fault_of(identifier)
-        if known is not None and (known.stage in _OPEN or known.number == number):
+        # A chain that has once not followed this node's proof will not follow the next one: that is a fault of ours, and costs credits.
+        if known is not None and (known.stage in (*_OPEN, "refuted") or known.number == number):
             return known
         where = {"contract": identifier.hex(), "batch": number}
         judge = (self._chain_id, terms, commitment, proof, self._machines)
@@ -140,6 +141,9 @@ class Challenging:
             if outcome.accepted:
                 log.info("challenge sent", contract=fault.contract_id.hex(), transaction=outcome.id.hex())
                 self._note(case, stage="challenged", transaction=outcome.id, trouble=self._refusal(fault))
+            elif outcome.reason == RejectionReason.FALSE_CHALLENGE:
+                log.warning("the chain's judge does not convict", contract=fault.contract_id.hex(), why=outcome.detail)
+                self._note(case, stage="refuted", trouble=outcome.detail)
             else:
                 if outcome.detail != case.fault.trouble:  # once, not at each attempt
                     log.error("a fraud cannot be challenged yet", contract=fault.contract_id.hex(), why=outcome.detail)

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 RETRY_S = 0.5
 """After this time data that was not to be had is asked for again, and a contract is looked at whose node was catching up."""
+MAX_RETRY_S = 8.0
+"""The pause doubles up to this: whoever gets nothing must not keep the others from being followed."""
 PAUSE_S = 20.0
 """Between two looks at what cannot go on, and at whether a snapshot is worth writing."""
 ENDED_PAUSE_S = 3_600.0
@@ -111,7 +113,9 @@ class Following:
             data, wrong = await self._replaying.follow(live, batch.commitment, raw)
         except NotFound as error:
             if not is_final:
-                return self.stuck(watched, "data_missing", str(error), RETRY_S)
+                watched.misses += 1
+                pause_s = min(RETRY_S * 2.0 ** min(watched.misses - 1, 16), MAX_RETRY_S)
+                return self.stuck(watched, "data_missing", str(error), pause_s)
             if await self._jump(watched, contract, live):
                 return 0
             return self.stuck(watched, "no_state", f"the data of final batch {number} is gone, and no peer has a state")

@@ -157,7 +157,8 @@ class Offchain:
         """Return how off-chain contracts are here."""
         heads = self.watching.heads()
         alarms = [
-            f"contract {fault.contract_id.hex()}, batch {fault.number}: fraud" for fault in self.watching.faults()
+            f"contract {fault.contract_id.hex()}, batch {fault.number}: fraud, {fault.trouble or fault.stage}"
+            for fault in self.watching.faults()
         ]
         troubles = self.operating.own.troubles().items()
         alarms += [f"contract {contract_id.hex()} is not operated: {trouble}" for contract_id, trouble in troubles]

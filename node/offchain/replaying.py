@@ -30,6 +30,8 @@ MAX_REPLAYED_BYTES = 64 * 1024 * 1024
 """Data that is executed again for one answer: some 20 s of a core."""
 KEPT_STATES = 2
 """States of the past that stay in memory: whoever asks for one entry soon asks for the next."""
+KEPT_BYTES = 64 * 1024 * 1024
+"""Larger ones do not stay."""
 
 Fetch = Callable[[BatchCommitment], Awaitable[bytes]]
 """Gives the data of a batch, from here or from a peer; raises `NotFound`."""
@@ -144,6 +146,8 @@ class Replaying:
                     await self._replay_one(contract, watcher)
                 if watcher.state.root() != batch.commitment.new_root:
                     raise NotFound(f"batch {number} has left another root than its requests come to")
+                if watcher.state.memory_bytes > KEPT_BYTES:
+                    return watcher
                 self._kept[kept] = watcher
             self._kept.move_to_end(kept)
             while len(self._kept) > KEPT_STATES:

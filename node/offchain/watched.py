@@ -57,6 +57,8 @@ class Watched:
         """What is kept of it, the oldest first; empty too before it was looked at."""
         self.unsaved_batches = 0
         self.unsaved_bytes = 0
+        self.misses = 0
+        """How often in a row the data of the next batch was not to be had."""
         self.asked_s: float | None = None
         """When peers were last asked for a state in vain."""
 
@@ -68,6 +70,7 @@ class Watched:
 
     def followed(self, size: int, now_s: float) -> None:
         """Count a batch that was executed."""
+        self.misses = 0
         self.unsaved_batches += 1
         self.unsaved_bytes += size
         self.used_s = now_s

@@ -130,6 +130,8 @@ class Watching:
         self._due: dict[bytes, float] = {}
         self._at_work: set[bytes] = set()
         self._wake = trio.Event()
+        # Receipts about batches that are committed already take the whole data each: one at a time.
+        self._comparing = trio.Lock()
 
     # ------------------------------------------------------------------ for others
 
@@ -199,7 +201,8 @@ class Watching:
         elif receipt.number < self._following.final(contract):
             raise InvalidInput(f"batch {receipt.number} is final; the receipt can be held against nobody any more")
         else:
-            proof = await self._promises.broken(signed, batch.commitment, await self._fetch(batch.commitment))
+            async with self._comparing:
+                proof = await self._promises.broken(signed, batch.commitment, await self._fetch(batch.commitment))
             if proof is not None:
                 await self._following.accuse(contract, batch, proof)
 
@@ -264,6 +267,8 @@ class Watching:
             async with watched.lock:
                 again_s = await self._following.advance(watched, contract)
             await self._make_room(watched)
+        except InvalidInput as error:  # no machine of this version here: this program is older than the network's rules
+            return self._following.stuck(watched, "unreadable", str(error))
         except StoreError as error:
             log.warning("snapshots cannot be read", contract=contract_id.hex(), error=str(error))
             return PAUSE_S

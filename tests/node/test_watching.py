@@ -13,6 +13,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.batch_data import prove_leaf
 from contracts.execution import MACHINE_PREFIX, sequence_key
 from contracts.machines.micro_fees import Pay, balance_key
 from contracts.operator import Batch
@@ -24,7 +25,7 @@ from ledger.codec import encode
 from ledger.contract_bodies import ChallengeBatch, ClaimBalance, CloseContract, CommitBatch
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.errors import InvalidInput, NotFound, StoreError
-from ledger.offchain import ForcedPlace, RequestReceipt, holds_leaf, request_digest, sign_receipt
+from ledger.offchain import BrokenReceipt, ForcedPlace, RequestReceipt, holds_leaf, request_digest, sign_receipt
 from ledger.state_tree import verify_state_proof
 from node.offchain import challenging, contract_states, following, promises, replaying, watched
 from node.offchain.contract_states import (
@@ -291,6 +292,59 @@ async def test_a_window_that_has_passed_is_told_and_ends_the_attempts(world: Wat
         await until(lambda: watching.faults()[0].stage == "missed")
         assert world.chain.contract().status == "open"
         await until(lambda: "nobody has challenged it in time" in world.head().detail)
+
+
+@pytest.mark.parametrize("passed", [RULES.window_microblocks - 2, RULES.window_microblocks - 1])
+async def test_the_last_microblock_of_the_window_is_early_enough_and_the_next_one_too_late(
+    world: WatchedWorld, passed: int
+) -> None:
+    desk = opened(world)
+    world.is_behind = True
+    async with world.node() as watching:
+        world.commit(at(3, root=OTHER)(desk, desk.first()))
+        for _ in range(passed):
+            world.chain.commit()
+        world.is_behind = False
+        if passed == RULES.window_microblocks - 2:
+            await world.convicted()
+        else:
+            await until(lambda: [fault.stage for fault in watching.faults()] == ["missed"])
+            # Nothing was spent on what cannot succeed.
+            assert WATCHER.address not in {checked.sender for checked, _ in world.chain.receipts}
+
+
+async def test_a_restart_before_the_conviction_finds_the_fraud_again(world: WatchedWorld) -> None:
+    desk = opened(world)
+    async with world.node(testing.key(2_000)) as watching:
+        world.commit(desk.first())
+        world.commit(at(2, outcomes_digest=OTHER)(desk, desk.pay()))
+        await until(watching.faults)
+    async with world.node():
+        assert (await world.convicted()).number == 1
+
+
+async def test_a_node_that_the_chain_once_did_not_follow_challenges_that_contract_no_more(
+    world: WatchedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = opened(world)
+    honest = desk.first()
+    # Its judge is another one than the chain's: a fault of this program.
+    monkeypatch.setattr(challenging, "check_fraud", lambda *_: "guilty")
+    async with world.node() as watching:
+        world.commit(honest)
+        await world.follows(1)
+        proof = BrokenReceipt(desk.answers[0].signed, prove_leaf(data_of(honest), 0))
+        contract, (batch,) = world.chain.contract(), world.chain.batches()
+        assert await watching._following.accuse(contract, batch, proof)
+        await until(lambda: [fault.stage for fault in watching.faults()] == ["refuted"])
+        world.commit(desk.pay())
+        await until(lambda: world.head().number == 2)
+        assert await watching._following.accuse(contract, world.chain.batches()[1], proof)
+        await trio.sleep(0.1)
+        assert [fault.number for fault in watching.faults()] == [0]
+    # Its own mempool has refused the challenge, so it has cost nothing.
+    assert WATCHER.address not in {checked.sender for checked, _ in world.chain.receipts}
+    assert world.chain.contract().status == "open"
 
 
 async def test_of_two_watchers_one_is_enough_and_the_other_loses_nothing_but_a_fee(world: WatchedWorld) -> None:
