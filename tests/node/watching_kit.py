@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import pytest
 import trio
 
 from contracts.operator import Answer, Batch, Operator, Start
@@ -15,24 +16,26 @@ from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.contract_bodies import CommitBatch, OpenContract
 from ledger.contract_state import Contract, contract_id_of
+from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import NotFound
 from ledger.miners import Offence
 from ledger.offchain import BatchCommitment
 from ledger.state import OFFENCES, State
+from node.offchain import challenging, following
 from node.offchain.challenging import Fault
 from node.offchain.snapshots import Snapshots
 from node.offchain.watched import WatchedHead
 from node.offchain.watching import Watching, WatchingPorts
 from node.own_transactions import OwnTransactions
+from tests.contracts.kit import Items, rebuilt
 from tests.node.kit import ScriptedNetwork, until
 from tests.node.offchain_kit import CHAIN, CONTRACT, OPENED, OPERATOR, RULES, ChainInProcess, pay
 
 WATCHER = testing.key(5)
 """The watcher's node."""
 USERS = (1, 2, 3)
-Change = Callable[[Batch], Batch]
-"""Makes a lie of a batch."""
+OTHER = tagged_hash(Tag.BLOB, b"another digest")
 
 
 class LyingDesk:
@@ -92,6 +95,10 @@ class LyingDesk:
         for user in USERS:
             self.deposit(user)
         return self.pay()
+
+
+Lie = Callable[[LyingDesk, Batch], Batch]
+"""Makes of a batch what the operator commits."""
 
 
 class WatchedWorld:
@@ -212,3 +219,21 @@ def opened(world: WatchedWorld) -> LyingDesk:
 def other_contract(number: int = 1, key: PrivateKey = OPERATOR) -> tuple[OpenContract, bytes]:
     """Return what opens another contract of an operator, and its identifier."""
     return msgspec.structs.replace(OPENED, number=number), contract_id_of(key.public_key, number)
+
+
+def at(place: int, **changes: object) -> Lie:
+    """Return a lie in one leaf."""
+
+    def change(items: Items) -> Items:
+        return [*items[:place], msgspec.structs.replace(items[place], **changes), *items[place + 1 :]]
+
+    return lambda _desk, batch: rebuilt(batch, change)
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing wait for people."""
+    monkeypatch.setattr(challenging, "SPREAD_S", 0.01)
+    monkeypatch.setattr(challenging, "RETRY_S", 0.02)
+    monkeypatch.setattr(following, "RETRY_S", 0.02)
+    monkeypatch.setattr(following, "PAUSE_S", 0.05)
+    monkeypatch.setattr(following, "ASK_PAUSE_S", 0.1)
