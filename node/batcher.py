@@ -10,7 +10,7 @@ import trio
 from ledger.contract_bodies import CommitBatch
 from ledger.errors import StoreError
 from ledger.transactions import CheckedTransaction, batch_digest, encode_batch
-from node.batches import Batch, BatchPool
+from node.batches import MAX_BATCH_DATA_BYTES, Batch, BatchPool
 
 LINGER_S = 0.003
 """How long a batch waits for company: short against a commit, long enough to fill batches under load."""
@@ -129,10 +129,12 @@ class Batcher:
 
     def _take(self) -> list[_Queued]:
         taken: list[_Queued] = []
-        size = 0
+        size = data_bytes = 0
         while self._queue and size < BATCH_BYTES and len(taken) < BATCH_TRANSACTIONS:
             # Commitments get batches of their own: those wait for published data, and nobody else shall wait with them.
-            if taken and _publishes(self._queue[0]) != _publishes(taken[0]):
+            published = _published_bytes(self._queue[0])
+            data_bytes += published
+            if taken and (bool(published) != bool(_published_bytes(taken[0])) or data_bytes > MAX_BATCH_DATA_BYTES):
                 break
             item = self._queue.popleft()
             taken.append(item)
@@ -180,8 +182,9 @@ class Batcher:
                 ticket.safe(checked.id)
 
 
-def _publishes(item: _Queued) -> bool:
-    return isinstance(item.checked.transaction.body, CommitBatch)
+def _published_bytes(item: _Queued) -> int:
+    body = item.checked.transaction.body
+    return body.commitment.data_bytes if isinstance(body, CommitBatch) else 0
 
 
 def _batch_of(transactions: tuple[CheckedTransaction, ...]) -> Batch:

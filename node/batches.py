@@ -38,6 +38,9 @@ MAX_BLOCK_TRANSACTIONS = 2000
 MAX_BLOCK_DATA_BYTES = 8 * 1024 * 1024
 """Nor does a microblock publish more data: members that still have to fetch it must be able to before they lose patience."""
 
+MAX_BATCH_DATA_BYTES = 4 * 1024 * 1024
+"""Data that one batch of transactions may publish; nothing is fetched for one that commits to more, and it is never ready."""
+
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
     """A batch whose transactions have been checked."""

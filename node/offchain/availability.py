@@ -126,7 +126,10 @@ class Availability:
         """Tell whether a commitment's data is here and fits it; what admission asks before a commitment goes out."""
         verdict = self._readiness.verdict(commitment)
         if verdict is None:
-            verdict = await self._judge_here(commitment)
+            try:
+                verdict = await self._judge_here(commitment)
+            except StoreError:
+                return False  # the operator is told; nothing may be promised now
         return bool(verdict)
 
     async def answer(self, payload: bytes) -> bytes:

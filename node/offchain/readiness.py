@@ -23,7 +23,7 @@ from ledger.contract_state import Contract, contract_id_of
 from ledger.offchain import BatchCommitment
 from ledger.state import StateReader
 from ledger.transactions import CheckedTransaction
-from node.batches import Batch
+from node.batches import MAX_BATCH_DATA_BYTES, Batch
 
 MAX_PENDING = 16
 """Batches of one contract whose data is fetched before they are committed; an operator makes no more than half as many."""
@@ -219,16 +219,21 @@ class Readiness:
         lacking: list[BatchCommitment] = []
         is_blocked = False
         contracts: dict[bytes, Contract | None] = {}
+        data_bytes = 0
         for sender, commitment in self._batches[digest]:
             contract_id = commitment.contract_id
             if contract_id not in contracts:
                 contracts[contract_id] = contract_at(self._store, contract_id)
             standing = standing_of(contracts[contract_id], sender, commitment)
             verdict = self._verdicts.get(commitment)
+            data_bytes += 0 if standing == "void" else commitment.data_bytes
             if standing == "owed" and verdict is None and len(lacking) < MAX_PENDING:
                 lacking.append(commitment)  # no more at once: a batch may hold hundreds, which are looked at each time
             elif standing == "early" or (standing == "owed" and not verdict):
                 is_blocked = True
+        if data_bytes > MAX_BATCH_DATA_BYTES:
+            # Members could not fetch so much while a leader waits for their votes; no node makes such a batch.
+            lacking, is_blocked = [], True
         if lacking or is_blocked:
             self._unready[digest] = tuple(lacking)
             return False

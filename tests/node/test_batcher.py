@@ -10,7 +10,7 @@ from ledger import testing
 from ledger.contract_bodies import CommitBatch
 from ledger.errors import StoreError
 from ledger.memory_store import MemoryStore
-from ledger.offchain import BatchCommitment
+from ledger.offchain import MAX_DATA_BYTES, BatchCommitment
 from ledger.transactions import CheckedTransaction, decode_batch
 from node import batcher as module
 from node.batcher import Batcher
@@ -214,3 +214,12 @@ async def test_commitments_have_batches_of_their_own(world: World) -> None:
         [checked.id for checked in commits],
         [paid(1, 0).id],
     ]
+
+
+async def test_a_batch_commits_to_no_more_data_than_others_take(world: World) -> None:
+    digest = bytes(32)
+    largest = BatchCommitment(digest, 0, digest, digest, digest, 1, 1, digest, MAX_DATA_BYTES, 0, 0, ())
+    raws = [testing.signed(CHAIN, testing.key(2), CommitBatch(largest), nonce) for nonce in range(6)]
+    world.batcher.put(testing.check(CHAIN, raws))
+    await until(lambda: sum(len(batch.transactions) for batch in world.made) == 6)
+    assert [len(batch.transactions) for batch in world.made] == [4, 2]

@@ -239,6 +239,23 @@ async def test_admission_asks_what_is_here_and_nobody_else(node: Node) -> None:
     assert not node.network.asked
 
 
+async def test_a_full_disk_admits_nothing_and_ends_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = node.open().next()
+    node.keep(batch)
+
+    def refuse(*_: object) -> None:
+        raise StorageFull("no room on the disk")
+
+    monkeypatch.setattr(node.data, "put", refuse)
+    assert not await node.availability.holds(batch.commitment)
+    async with running(node):
+        node.pool.add([node.commits(batch)])
+        await until(lambda: "no room" in node.availability.trouble)
+        monkeypatch.undo()
+        await until(lambda: node.pool.select((), 1))
+    assert node.availability.trouble == ""
+
+
 async def test_whoever_asks_gets_data_that_is_here(node: Node) -> None:
     batch = node.open().next()
     digest = batch.commitment.data_digest

@@ -129,6 +129,18 @@ def test_a_microblock_publishes_no_more_than_members_can_fetch_in_time(
     assert len(node.pool.select((), 10)) == 1
 
 
+def test_nothing_is_fetched_for_a_batch_that_commits_to_too_much(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = node.open()
+    first, second = batches.next(), batches.next()
+    monkeypatch.setattr(readiness, "MAX_BATCH_DATA_BYTES", first.commitment.data_bytes + 1)
+    both = node.commits(first, second)
+    node.pool.add([both])
+    node.readiness.named([both.digest])
+    assert node.owed() == []
+    assert node.pool.select((), 10) == ()
+    assert node.pool.not_ready([both.digest]) == (both.digest,)
+
+
 def test_nothing_is_remembered_of_batches_that_left(node: Node) -> None:
     batch = node.open().next()
     pending = node.commits(batch)
