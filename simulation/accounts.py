@@ -2,18 +2,22 @@
 """Everybody's credits a second time: what the transactions that occur in runs, rewards and fees do to balances."""
 
 from collections.abc import Collection, Sequence
+from typing import get_args
 
 import msgspec
 
 from ledger.blocks import microblock_hash, microblock_signing_digest
 from ledger.bodies import ReportMisbehaviour, Transfer
+from ledger.contract_bodies import ContractBody
 from ledger.crypto.keys import address_of, verify
 from ledger.evidence import ConflictingVotes, Evidence
 from ledger.genesis import Genesis, chain_id
 from ledger.state import ACCOUNTS, CONTRACTS, State
 from ledger.transactions import CheckedTransaction
 from ledger.votes import vote_digest
+from simulation.reference_contracts import ReferenceContracts, Sent
 
+_CONTRACT_BODIES = get_args(ContractBody)
 
 class Applied(msgspec.Struct):
     """What a microblock's transactions came to."""
@@ -29,25 +33,43 @@ class Applied(msgspec.Struct):
 class Accounts:
     """Balances and nonces by address."""
 
-    def __init__(self, genesis: Genesis) -> None:
+    def __init__(self, genesis: Genesis, contracts: ReferenceContracts) -> None:
+        self.contracts = contracts
         self._chain_id = chain_id(genesis)
         self._parameters = genesis.parameters
         self._balances = {entry.account: entry.balance_microcredit for entry in genesis.allocations}
         self._nonces: dict[bytes, int] = {}
         self._offenders: set[bytes] = set()
+        self._convicted: list[bytes] = []
         self.minted = sum(self._balances.values())
         self.burnt = 0
         self.in_flight = 0
 
-    def apply(self, height: int, transactions: Sequence[CheckedTransaction], miners: Collection[bytes]) -> Applied:
-        """Apply a microblock's transactions; `miners` are all keys with a history."""
+    def apply(
+        self,
+        height: int,
+        time_ms: int,
+        transactions: Sequence[CheckedTransaction],
+        miners: Collection[bytes],
+        reasons: Sequence[str],
+    ) -> Applied:
+        """Apply a microblock's transactions; `miners` are all keys with a history, `reasons` what the receipts say."""
         applied = Applied()
-        for checked in transactions:
-            applied.effective.append(self._apply(height, checked, miners, applied))
+        self.contracts.advance(height)
+        for checked, reason in zip(transactions, reasons, strict=True):
+            applied.effective.append(self._apply(height, time_ms, checked, miners, applied, reason))
         self.in_flight += applied.fees
         return applied
 
-    def _apply(self, height: int, checked: CheckedTransaction, miners: Collection[bytes], applied: Applied) -> bool:
+    def _apply(
+        self,
+        height: int,
+        time_ms: int,
+        checked: CheckedTransaction,
+        miners: Collection[bytes],
+        applied: Applied,
+        reason: str,
+    ) -> bool:
         transaction, sender, rules = checked.transaction, checked.sender, self._parameters
         fee, body = transaction.fee_microcredit, transaction.body
         if not height <= transaction.expiry_height <= height + rules.maximum_expiry_microblocks:
@@ -62,7 +84,14 @@ class Accounts:
             self.credit(sender, -body.amount_microcredit)
             self.credit(body.recipient, body.amount_microcredit)
             return True
-        assert isinstance(body, ReportMisbehaviour), "runs hold transfers and reports"
+        if isinstance(body, _CONTRACT_BODIES):
+            sent = Sent(height, time_ms, sender, transaction.sender, balance, reason)
+            outcome = self.contracts.apply(body, sent, self)
+            self._judge_convicted(miners, applied)
+            if outcome != "refused":
+                self._pay(sender, fee, applied)
+            return outcome == "done"
+        assert isinstance(body, ReportMisbehaviour), "runs hold transfers, reports and contracts"
         offender = body.evidence.offender
         if balance < rules.false_evidence_microcredit or offender in self._offenders:
             return False
@@ -75,10 +104,25 @@ class Accounts:
         self.burnt += rules.false_evidence_microcredit
         return False
 
+    def convict(self, key: bytes) -> None:
+        """Note that the operator of a contract is a fraud."""
+        if key not in self._offenders:
+            self._offenders.add(key)
+            self._convicted.append(key)
+
+    def _judge_convicted(self, miners: Collection[bytes], applied: Applied) -> None:
+        """Who operates need not mine."""
+        applied.offenders += [key for key in self._convicted if key in miners]
+        self._convicted.clear()
+
     def _pay(self, sender: bytes, fee: int, applied: Applied) -> None:
         self.credit(sender, -fee)
         self._nonces[sender] = self._nonces.get(sender, 0) + 1
         applied.fees += fee
+
+    def balance(self, address: bytes) -> int:
+        """Return what an account holds."""
+        return self._balances.get(address, 0)
 
     def credit(self, address: bytes, amount: int) -> None:
         """Add to a balance."""
@@ -110,6 +154,8 @@ class Accounts:
         for address, balance in self._balances.items():
             if found.get(address, 0) != balance:
                 return f"account {address.hex()} holds {found.get(address, 0)}; the transactions tell {balance}"
+        if held != self.contracts.held():
+            return f"contracts hold {held}; the transactions tell {self.contracts.held()}"
         return ""
 
 

@@ -64,6 +64,8 @@ class Result(msgspec.Struct):
     """Last seed."""
     members: int | None
     """Size of the committees; None when the seeds chose."""
+    contracts: bool = False
+    """Whether all runs have off-chain contracts."""
     runs: int = 0
     """Seeds run."""
     events: int = 0
@@ -82,10 +84,10 @@ class Result(msgspec.Struct):
     """For each violated invariant, the smallest scenario found that violates it."""
 
 
-def run_seed(members: int | None, seed: int) -> Ran:
+def run_seed(members: int | None, seed: int, *, contracts: bool = False) -> Ran:
     """Run one seed."""
     try:
-        outcome = run(draw_scenario(seed, members))
+        outcome = run(draw_scenario(seed, members, contracts=contracts))
     except Failure as failure:
         return Ran(seed, 0, 0, 0, failure.trace, violated(failure))
     return Ran(seed, outcome.events, outcome.height, outcome.epochs, outcome.trace, None)
@@ -101,7 +103,8 @@ def campaign(result: Result, jobs: int, told: Callable[[str], None]) -> None:
     """Run the seeds of a result, and fill it in as they end: an interruption leaves what is known so far."""
     began = told_at = time.monotonic()
     total = result.last - result.first + 1
-    with _runs(partial(run_seed, result.members), range(result.first, result.last + 1), jobs) as runs:
+    work = partial(run_seed, result.members, contracts=result.contracts)
+    with _runs(work, range(result.first, result.last + 1), jobs) as runs:
         for ran in runs:
             result.runs += 1
             result.events += ran.events

@@ -4,7 +4,7 @@
 What the first honest replica commits at a height is recomputed; what the others commit there must be the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from consensus.committee import CommitteeMember
@@ -23,6 +23,7 @@ from ledger.store import Store
 from ledger.transactions import CheckedTransaction
 from simulation.accounts import Accounts
 from simulation.reference import ReferenceChain
+from simulation.reference_contracts import ReferenceContracts
 from simulation.violation import require
 from simulation.weighing import Weighing
 
@@ -34,10 +35,12 @@ ERROR = Fraction(2, REPUTATION_UNIT)
 class ChainJudge:
     """Checks commits; raises `Violation`."""
 
-    def __init__(self, genesis: Genesis, founding: Epoch) -> None:
+    def __init__(self, genesis: Genesis, founding: Epoch, published: Mapping[bytes, bytes]) -> None:
+        """`published` is the data of off-chain batches that honest disks hold, as it grows."""
         self.reference = ReferenceChain(genesis, founding.record.root_hash, founding.state_root)
         self._parameters = genesis.parameters
-        self._accounts = Accounts(genesis)
+        self.contracts = ReferenceContracts(genesis, published)
+        self._accounts = Accounts(genesis, self.contracts)
         self._chain: dict[int, tuple[bytes, bytes]] = {}
         self._epochs: dict[int, tuple[bytes, bytes]] = {}
         self._pinned: dict[bytes, SignedKeyblock] = {}
@@ -82,8 +85,10 @@ class ChainJudge:
     def _recompute(self, store: Store, commit: Commit, transactions: Sequence[CheckedTransaction], done: Done) -> None:
         state, block = State(store), commit.signed.microblock
         height = block.header.height
-        applied = self._accounts.apply(height, transactions, self.reference.miners.keys())
-        effective = [not receipt.reason for _, receipt in done.execution.receipts]
+        reasons = [receipt.reason for _, receipt in done.execution.receipts]
+        time_ms = block.header.timestamp_ms
+        applied = self._accounts.apply(height, time_ms, transactions, self.reference.miners.keys(), reasons)
+        effective = [not reason for reason in reasons]
         require("I6", effective == applied.effective, f"receipts of {height}: {effective}, not {applied.effective}")
         signing = microblock_signing_digest(self.reference.chain_id, commit.block_hash)
         leader = next((m for m in self.reference.epoch.members if m.address == block.header.leader), None)
@@ -98,6 +103,8 @@ class ChainJudge:
             self._check_state(store, done.epoch)
         wrong = self._accounts.differs(state)
         require("I7", not wrong, f"after height {height}: {wrong}")
+        wrong = self.contracts.differs(state)
+        require("I12", not wrong, f"after height {height}: {wrong}")
 
     def _pin(self, signed: SignedKeyblock, root_hash: bytes, epoch: Epoch) -> None:
         reference, before = self.reference, self.reference.epoch

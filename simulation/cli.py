@@ -29,6 +29,9 @@ def simulate(
     nodes: Annotated[
         int | None, typer.Option(help="Size of the committee, 1 to 31; else each seed draws one.", min=1, max=31)
     ] = None,
+    contracts: Annotated[
+        bool, typer.Option("--contracts", help="Only runs with off-chain contracts; else a few have some.")
+    ] = False,
     jobs: Annotated[int | None, typer.Option(help="Processes; else as many as there are cores.", min=1)] = None,
     shrink_runs: Annotated[
         int, typer.Option(help="Runs spent on a smaller scenario for each violated invariant.", min=0)
@@ -41,7 +44,8 @@ def simulate(
     """Run whole networks under seeded faults and check the protocol's invariants after every step.
 
     A seed decides everything: the committee, who mines and who lies, what the network loses, delays, reorders, doubles and cuts, who
-    crashes amid a write, whose clock is wrong, whose disk is full, who joins late. The nodes run the real consensus, in virtual time.
+    crashes amid a write, whose clock is wrong, whose disk is full, who joins late, and with --contracts how operators of off-chain
+    contracts lie and users abuse them. The nodes run the real consensus, in virtual time.
     After the faults everything valid must commit. The same seed gives the same run to the byte: the trace printed at the end is a
     hash of all events, and equal on every machine that runs the same version.
 
@@ -53,17 +57,20 @@ def simulate(
     del json_output
     if (seeds is None) == (replay is None):
         raise InvalidInput("say what to run: either --seeds A..B or --replay SCENARIO")
-    result = _replay(replay) if replay is not None else _campaign(seeds or "", nodes, jobs, shrink_runs)
+    if replay is not None:
+        result = _replay(replay)
+    else:
+        result = _campaign(seeds or "", nodes, jobs, shrink_runs, contracts=contracts)
     emit(_document(result), lambda: _show(result))
     if result.violations:
         raise typer.Exit(ExitCode.BUG)
 
 
-def _campaign(seeds: str, nodes: int | None, jobs: int | None, shrink_runs: int) -> "Result":
+def _campaign(seeds: str, nodes: int | None, jobs: int | None, shrink_runs: int, *, contracts: bool) -> "Result":
     from simulation.campaign import Result, campaign, make_smaller
 
     first, last = _range(seeds)
-    result = Result(first, last, nodes)
+    result = Result(first, last, nodes, contracts)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         campaign(result, min(jobs or cores, last - first + 1), note)
@@ -109,6 +116,7 @@ def _document(result: "Result") -> dict[str, object]:
         "first_seed": result.first,
         "last_seed": result.last,
         "nodes": result.members,
+        "contracts": result.contracts,
         "runs": result.runs,
         "events": result.events,
         "microblocks": result.microblocks,

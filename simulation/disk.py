@@ -70,6 +70,8 @@ class Disk:
     def __init__(self, genesis: Genesis) -> None:
         self.store = FallibleStore(genesis)
         self.safety = SafetySlots()
+        self.data: dict[bytes, bytes] = {}
+        """Published data of off-chain batches, by its digest."""
 
     def record(self) -> SafetyRecord | None:
         """Return the promises that a crash would leave; None before the first one."""

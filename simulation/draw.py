@@ -5,6 +5,7 @@ import random
 
 import msgspec
 
+from simulation.contract_plan import LIES, ContractPlan
 from simulation.scenario import MAX_MEMBERS, TRAITS, ClockJump, Crash, FullDisk, Partition, Scenario
 
 SIZES = (1, 2, 3, *(4,) * 9, 5, 6, *(7,) * 4, 10, 13, 13, 19, MAX_MEMBERS)
@@ -12,11 +13,23 @@ SIZES = (1, 2, 3, *(4,) * 9, 5, 6, *(7,) * 4, 10, 13, 13, 19, MAX_MEMBERS)
 BUSY_MEMBERS = 10
 """Larger committees get shorter faults: their messages rise with the square of their size."""
 
+MARKET_SIZES = (1, 2, 3, 4, 4, 4, 4, 4, 5, 7)
+"""Sizes of committees in runs that are about off-chain contracts: what these ask of a committee shows in small ones."""
+MARKET_SHARE = 0.04
+"""Other runs that have off-chain contracts as well."""
 
-def draw_scenario(seed: int, members: int | None = None) -> Scenario:
-    """Return the scenario of a seed, for a committee of a given size or of one that the seed draws."""
+
+def draw_scenario(seed: int, members: int | None = None, *, contracts: bool = False) -> Scenario:
+    """Return the scenario of a seed, for a committee of a given size or of one that the seed draws.
+
+    With `contracts` there is at least one off-chain contract in it; else in a few.
+    """
     rng = random.Random(f"scenario {seed}")
+    # A source of its own: the scenarios of other seeds stay what they were before there were contracts.
+    market = random.Random(f"contracts {seed}")
     drawn = rng.choice(SIZES)
+    if contracts:
+        drawn = market.choice(MARKET_SIZES)
     members = drawn if members is None else members
     faults = (members - 1) // 3
     traits = tuple(sorted(rng.sample(TRAITS, rng.randint(1, 4)))) if faults and rng.random() < 0.6 else ()
@@ -38,12 +51,42 @@ def draw_scenario(seed: int, members: int | None = None) -> Scenario:
         skew_ms=rng.choice((0, 0, 400)),
     )
     scenario = _with_miners(rng, scenario)
-    return msgspec.structs.replace(
+    scenario = msgspec.structs.replace(
         scenario,
         crashes=_crashes(rng, scenario),
         partitions=_partitions(rng, scenario),
         clock_jumps=_clock_jumps(rng, scenario),
         full_disks=_full_disks(rng, scenario),
+    )
+    has_contracts = contracts or (scenario.members <= BUSY_MEMBERS and market.random() < MARKET_SHARE)
+    return _with_contracts(market, scenario) if has_contracts else scenario
+
+
+def _with_contracts(rng: random.Random, scenario: Scenario) -> Scenario:
+    """Off-chain contracts, some with honest operators; and most watchers challenge at once."""
+    plans = []
+    for _ in range(rng.choice((1, 1, 1, 2))):
+        lie = rng.choice(LIES) if rng.random() < 0.6 else ""
+        plans.append(
+            ContractPlan(
+                home=rng.randrange(scenario.replicas),
+                is_member=rng.random() < 0.3,
+                lie=lie,
+                lie_batch=rng.choice((0, 1, 2, 4)) if lie else 0,
+                users=rng.randint(1, 4),
+                requests=rng.choice((4, 15, 30)),
+                forced=rng.choice((0, 2, 5, 20)),
+                abuse_percent=rng.choice((0, 20, 60)),
+                batch_ms=rng.choice((100, 400, 1_500)),
+                torn_per_mille=rng.choice((0, 20, 100)) if not lie else 0,
+            )
+        )
+    return msgspec.structs.replace(
+        scenario,
+        contracts=tuple(plans),
+        window_microblocks=rng.choice((3, 8, 12, 12)),
+        late_watchers=rng.choice((0, 0, 0, 0, 1, 1, 2)),
+        vandals=rng.choice((0, 6, 20)),
     )
 
 

@@ -108,6 +108,9 @@ class Falsifier:
             others = tuple(raw for _, raw in self._replica.pool.pending())
             lies = [(), others[:4], batches[1:], tuple(garble(self._rng, raw) for raw in batches)]
             return encode(BatchesAnswer(self._rng.choice(lies)))
+        if kind == Kind.DATA:
+            data = decode_batches_answer(payload).batches
+            return encode(BatchesAnswer(self._rng.choice([(), data[1:], tuple(garble(self._rng, raw) for raw in data)])))
         return payload
 
     # ------------------------------------------------------------------ proposals

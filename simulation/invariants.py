@@ -5,7 +5,7 @@ It trusts nothing of `consensus` but the message types: quorums are counted and 
 committees of `simulation.reference`. Numbers are those of the design's section 10; S2 and S3 are those of `consensus.safety`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from consensus.block_tree import CertifiedMicroblock
 from consensus.election import is_reveal
@@ -28,6 +28,7 @@ from consensus.safety import SafetyRecord
 from ledger.blocks import microblock_hash, pinned_digest
 from ledger.codec import encode
 from ledger.crypto.keys import verify
+from ledger.crypto.merkle import merkle_root
 from ledger.genesis import Genesis
 from ledger.store import Store
 from ledger.transactions import CheckedTransaction
@@ -41,9 +42,14 @@ from simulation.violation import Violation, require
 class Judge:
     """Checks a run as it goes; raises `Violation`."""
 
-    def __init__(self, genesis: Genesis, founding: Epoch, liars: frozenset[bytes]) -> None:
-        """`founding` is the first epoch as an honest replica sees it; `liars` are the keys of Byzantine members."""
-        self.chain = ChainJudge(genesis, founding)
+    def __init__(
+        self, genesis: Genesis, founding: Epoch, liars: frozenset[bytes], published: Mapping[bytes, bytes]
+    ) -> None:
+        """`founding` is the first epoch as an honest replica sees it; `liars` are the keys of Byzantine members.
+
+        `published` is the data of off-chain batches that honest disks hold, as it grows.
+        """
+        self.chain = ChainJudge(genesis, founding, published)
         self._chain_id = founding.chain_id
         self._cap = genesis.parameters.term_microblocks
         self._drift_ms = genesis.parameters.timestamp_drift_ms
@@ -154,6 +160,14 @@ class Judge:
             index = self._epoch(certificate.epoch).index_of(own)
             if certificate.epoch == durable.epoch and any(vote.member == index for vote in certificate.votes):
                 self._check_durable(certificate.round <= durable.voted_round, f"vote of {replica} in an answer")
+
+    def batches_of(self, block_hash: bytes) -> tuple[bytes, ...]:
+        """Return the batches of a microblock that somebody has proposed."""
+        for proposal in self._proposed.get(block_hash, ()):
+            block = proposal.signed.microblock
+            if merkle_root(block.batches) == block.header.batches_root:  # else somebody sends another body under it
+                return block.batches
+        return ()
 
     def overhears(self, message: Message) -> None:
         """Anybody, honest or not, sends a message."""

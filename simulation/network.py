@@ -32,6 +32,10 @@ class Kind(StrEnum):
     """The answer to a request for batches (`node.wire.BatchesAnswer`)."""
     ASK_BATCHES = "ask-batches"
     """A request for batches (`node.wire.Digests`)."""
+    DATA = "data"
+    """The answer to a request for data of off-chain contracts (`node.wire.BatchesAnswer`)."""
+    ASK_DATA = "ask-data"
+    """A request for data of off-chain contracts, by its digests (`node.wire.Digests`)."""
 
 
 _KINDS_OF_MESSAGE = (Proposal, Vote, Timeout, Certified, Offer, Reveal)

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A replica's batches: kept in its durable store, checked once, offered to the core in order of arrival."""
+"""A replica's batches: kept in its durable store, checked once, offered to the core in order of arrival.
 
-from collections.abc import Collection, Sequence
+A batch of transactions that commits off-chain batches counts as here only when their data is here too, and is what they commit to.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 
+from contracts.batch_data import check_data
 from ledger.chain import Chain, chain_of
+from ledger.contract_bodies import CommitBatch
+from ledger.errors import InvalidInput
 from ledger.memory_store import MemoryStore
+from ledger.offchain import BatchCommitment
 from ledger.transactions import (
     CheckedTransaction,
     batch_digest,
@@ -22,11 +29,29 @@ def read_batch(raw: bytes, chain: Chain) -> tuple[bytes, tuple[CheckedTransactio
     return batch_digest([transaction.id for transaction in transactions]), transactions
 
 
-class Pool:
-    """Implements `consensus.events.Payload` over a store."""
+@lru_cache(maxsize=4096)
+def commitments_of(raw: bytes, chain: Chain) -> tuple[BatchCommitment, ...]:
+    """Return what a batch of transactions commits of off-chain contracts."""
+    bodies = (checked.transaction.body for checked in read_batch(raw, chain)[1])
+    return tuple(body.commitment for body in bodies if isinstance(body, CommitBatch))
 
-    def __init__(self, store: MemoryStore) -> None:
+
+@lru_cache(maxsize=4096)
+def bears_out(commitment: BatchCommitment, data: bytes) -> bool:
+    """Tell whether published data is what a commitment binds."""
+    try:
+        check_data(commitment, data)
+    except InvalidInput:
+        return False
+    return True
+
+
+class Pool:
+    """Implements `consensus.events.Payload` over a store, and the published data of off-chain batches."""
+
+    def __init__(self, store: MemoryStore, data: Mapping[bytes, bytes]) -> None:
         self._store = store
+        self._data = data
         self._chain = chain_of(store.genesis)
         self._pending = dict.fromkeys(digest for digest, _ in store.pending_batches())
 
@@ -57,16 +82,31 @@ class Pool:
             self._pending.pop(digest, None)
 
     def missing(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
-        """Return those of the digests whose batches are not here."""
-        return tuple(digest for digest in digests if self._store.batch(digest) is None)
+        """Return those of the digests whose batches, or the data that they commit, are not here."""
+        return tuple(digest for digest in digests if not self._is_here(digest))
+
+    def lacks(self, digest: bytes) -> tuple[bytes, ...]:
+        """Return the digests of data that a batch commits and that is not here; nothing for a batch that is not here itself."""
+        raw = self._store.batch(digest)
+        commitments = () if raw is None else commitments_of(raw, self._chain)
+        return tuple(c.data_digest for c in commitments if c.data_digest not in self._data)
+
+    def _is_here(self, digest: bytes) -> bool:
+        raw = self._store.batch(digest)
+        return raw is not None and self.has_data(commitments_of(raw, self._chain))
+
+    def has_data(self, commitments: Sequence[BatchCommitment]) -> bool:
+        """Tell whether data is here that bears out what is committed."""
+        found = ((commitment, self._data.get(commitment.data_digest)) for commitment in commitments)
+        return all(data is not None and bears_out(commitment, data) for commitment, data in found)
 
     def not_ready(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
         """Return those of the digests for which a replica does not vote yet: nothing here publishes data beside the chain."""
         return self.missing(digests)
 
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
-        """Return up to `limit` pending digests that are not excluded, in order of arrival."""
-        chosen = [digest for digest in self._pending if digest not in excluded]
+        """Return up to `limit` pending digests that are here and not excluded, in order of arrival."""
+        chosen = [digest for digest in self._pending if digest not in excluded and self._is_here(digest)]
         return tuple(chosen[:limit])
 
     def is_committed(self, digest: bytes) -> bool:

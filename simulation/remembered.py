@@ -26,7 +26,7 @@ _PURE: tuple[Callable[..., Any], ...] = (
     messages.timeout_digest,
     votes.vote_digest,
 )
-_ROOTS = frozenset({"ledger", "consensus", "simulation"})
+_ROOTS = frozenset({"ledger", "consensus", "contracts", "simulation"})
 
 _remembering = {function: lru_cache(maxsize=REMEMBERED)(function) for function in _PURE}
 

@@ -38,11 +38,19 @@ from ledger.codec import encode
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import InvalidInput, StoreError
 from ledger.genesis import Genesis, chain_id
+from ledger.offchain import data_digest
 from ledger.transactions import CheckedTransaction
 from node.clock import Clock
 from node.safety_file import MAX_PROPOSALS, SafetySnapshot
 from node.sync import answer_batches, answer_chain
-from node.wire import ChainRequest, Digests, decode_batches_answer, decode_chain_answer
+from node.wire import (
+    BatchesAnswer,
+    ChainRequest,
+    Digests,
+    decode_batches_answer,
+    decode_chain_answer,
+    decode_digests,
+)
 from simulation.disk import Disk
 from simulation.network import Kind
 from simulation.pool import Pool
@@ -94,6 +102,9 @@ class World(Protocol):
     def told(self, replica: "Replica", source: int, effect: Effect) -> None:
         """The core has judged something."""
 
+    def keeps_data(self, replica: "Replica", digest: bytes, raw: bytes) -> None:
+        """Published data of an off-chain batch is on a replica's disk."""
+
     def tears(self, replica: "Replica") -> bool:
         """Tell whether the replica crashes now, before its next effect."""
 
@@ -107,7 +118,7 @@ class Replica:
         self.chain_id = chain_id(genesis)
         self.disk = Disk(genesis)
         self.core: Core | None = None
-        self.pool = Pool(self.disk.store)
+        self.pool = Pool(self.disk.store, self.disk.data)
         self.executor = Executor(self.disk.store, MACHINES)
         self.starts = 0
         self.skew_ms = skew_ms
@@ -121,6 +132,7 @@ class Replica:
         self._proposals: dict[bytes, Proposal] = {}
         self._own: set[bytes] = set()
         self._asked: dict[bytes, int] = {}
+        self._wanted_data: set[bytes] = set()
         self._tick_ms: int | None = None
 
     # ------------------------------------------------------------------ life
@@ -129,7 +141,7 @@ class Replica:
         """Begin, or begin again with what the disk holds; False when not even a first record can be written."""
         store, safety = self.disk.store, self.disk.safety
         self._clock = Clock(self._system_ns, self._passed_ns)
-        self.pool = Pool(store)
+        self.pool = Pool(store, self.disk.data)
         self._own = {digest for digest, _ in self.pool.pending()}
         self.executor = Executor(store, MACHINES)
         epoch = self.executor.epoch
@@ -162,6 +174,7 @@ class Replica:
         self._effects.clear()
         self.halted = False
         self._asked.clear()
+        self._wanted_data.clear()
         self._tick_ms = None
 
     def later(self, delay_ms: int, action: Callable[[], None]) -> None:
@@ -212,12 +225,20 @@ class Replica:
             if kind == Kind.MESSAGE:
                 self.handle(Received(read_message(payload)), source)
             elif kind == Kind.BATCH:
-                self.pool.add(payload)
+                self._want_data(self.pool.lacks(self.pool.add(payload)), source)
                 self.handle(PayloadChanged())
             elif kind == Kind.BATCHES:
                 for raw in decode_batches_answer(payload).batches:
-                    self.pool.add(raw)
+                    self._want_data(self.pool.lacks(self.pool.add(raw)), source)
                 self.handle(PayloadChanged())
+            elif kind == Kind.DATA:
+                for raw in decode_batches_answer(payload).batches:
+                    self._take_data(raw)
+                self.handle(PayloadChanged())
+            elif kind == Kind.ASK_DATA:
+                held = (self.disk.data.get(digest) for digest in decode_digests(payload).digests)
+                answer = BatchesAnswer(tuple(raw for raw in held if raw is not None))
+                self._world.send(self, source, Kind.DATA, encode(answer))
             elif kind == Kind.ASK_CHAIN:
                 self._world.send(self, source, Kind.CHAIN, answer_chain(self.disk.store, self.certified_tail, payload))
             elif kind == Kind.CHAIN:
@@ -228,6 +249,33 @@ class Replica:
                 self._world.send(self, source, Kind.BATCHES, answer_batches(self.disk.store, payload))
         except (InvalidInput, StoreError):
             return
+
+    def publish(self, raw: bytes) -> None:
+        """An operator hands in the data of a batch; raises `StoreError` while the disk is full."""
+        self._keep_data(raw)
+        self.handle(PayloadChanged())
+
+    def want_data(self, digest: bytes) -> None:
+        """Ask for data that is not here, of anybody."""
+        self._want_data((digest,), self._world.someone_else(self))
+
+    def _want_data(self, digests: Sequence[bytes], source: int) -> None:
+        self._wanted_data.update(digests)
+        asked = tuple(digest for digest in digests if self._may_ask(digest))
+        if asked:
+            self._world.send(self, source, Kind.ASK_DATA, encode(Digests(asked)))
+
+    def _take_data(self, raw: bytes) -> None:
+        if data_digest(raw) in self._wanted_data:
+            self._keep_data(raw)
+
+    def _keep_data(self, raw: bytes) -> None:
+        if self.disk.store.full:
+            raise StoreError("the disk is full")
+        digest = data_digest(raw)
+        self.disk.data[digest] = raw
+        self._wanted_data.discard(digest)
+        self._world.keeps_data(self, digest, raw)
 
     def handle(self, event: Event, source: int = -1) -> None:
         """Step the core and carry out its effects, in order, those of nested steps behind all before them."""
@@ -277,6 +325,10 @@ class Replica:
         self._own.intersection_update(pending)
         for digest in sorted(self._own):
             self._world.send(self, None, Kind.BATCH, pending[digest])
+        for digest in pending:
+            lacks = self.pool.lacks(digest)
+            if lacks:
+                self._want_data(lacks, self._world.someone_else(self))
         self.later(REGOSSIP_MS, self._regossip)
 
     # ------------------------------------------------------------------ effects
@@ -291,7 +343,10 @@ class Replica:
         elif isinstance(effect, Commit):
             self._commit(effect)
         elif isinstance(effect, RequestBatches):
-            digests = tuple(digest for digest in effect.digests if self._may_ask(digest))
+            for digest in effect.digests:
+                self._want_data(self.pool.lacks(digest), self._world.someone_else(self))
+            here = self.disk.store
+            digests = tuple(d for d in effect.digests if here.batch(d) is None and self._may_ask(d))
             if digests:
                 request = encode(Digests(digests))
                 self._world.send(self, self._world.someone_else(self), Kind.ASK_BATCHES, request)

@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 
 from ledger.errors import InvalidInput
+from simulation.contract_plan import LIES, ContractPlan
 
 MAX_MEMBERS = 31
 """Most founding members that runs are made for."""
@@ -139,6 +140,14 @@ class Scenario(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     """Clocks that are set wrong."""
     full_disks: tuple[FullDisk, ...] = ()
     """Stores that refuse writes for a while."""
+    contracts: Annotated[tuple[ContractPlan, ...], msgspec.Meta(max_length=4)] = ()
+    """Off-chain contracts."""
+    window_microblocks: Annotated[int, msgspec.Meta(ge=1, le=64)] = 12
+    """Microblocks in which a batch can be challenged."""
+    late_watchers: Annotated[int, msgspec.Meta(ge=0, le=2)] = 0
+    """When watchers challenge: at once (0), at the last microblock of the window (1), one after it (2)."""
+    vandals: Annotated[int, msgspec.Meta(ge=0, le=200)] = 0
+    """Transactions about contracts that somebody sends who has no right to, or no reason."""
 
     @property
     def replicas(self) -> int:
@@ -190,8 +199,12 @@ def check_scenario(scenario: Scenario) -> None:
         raise InvalidInput(f"scenario: {len(scenario.powers)} powers for {scenario.miners} miners; leave some out")
     if scenario.keyblock_ms and not any(scenario.power(number) for number in range(scenario.miners)):
         raise InvalidInput("scenario: nobody mines, for all powers are 0; give someone power, or keyblock_ms 0")
+    lies = {plan.lie for plan in scenario.contracts if plan.lie} - set(LIES)
+    if lies:
+        raise InvalidInput(f"scenario: unknown lies {sorted(lies)}; there are {', '.join(LIES)}")
     named = {replica for partition in scenario.partitions for replica in partition.side}
     for faults in (scenario.crashes, scenario.clock_jumps, scenario.full_disks):
         named.update(fault.replica for fault in faults)
+    named.update(plan.home for plan in scenario.contracts)
     if max(named, default=0) >= scenario.replicas:
         raise InvalidInput(f"scenario: replica {max(named)} does not exist; there are 0 to {scenario.replicas - 1}")

@@ -123,6 +123,21 @@ def _plain_mining(scenario: Scenario) -> Iterator[Scenario]:
             yield _replace(scenario, **{field: value})
 
 
+def _plain_contracts(scenario: Scenario) -> Iterator[Scenario]:
+    """Honest operators, fewer users, requests and crashes, in each contract."""
+    plain = {"lie": "", "is_member": False, "home": 0, "torn_per_mille": 0, "abuse_percent": 0}
+    lower = {"forced": 0, "users": 1, "requests": 0, "lie_batch": 0}
+    plans = scenario.contracts
+    for index, plan in enumerate(plans):
+        for field, value in (*plain.items(), *lower.items()):
+            now = getattr(plan, field)
+            tried = (value, (value + now) // 2) if field in lower else (value,)
+            for smaller in dict.fromkeys(tried):
+                if smaller != now:
+                    fewer = _replace(plan, **{field: smaller})
+                    yield _replace(scenario, contracts=(*plans[:index], fewer, *plans[index + 1 :]))
+
+
 def _shorter_faults(scenario: Scenario) -> Iterator[Scenario]:
     for faults_ms in (scenario.faults_ms // 2, scenario.faults_ms * 3 // 4):
         if faults_ms >= 500:
@@ -158,6 +173,7 @@ def _fitting(scenario: Scenario) -> Scenario:
     return _replace(
         scenario,
         powers=scenario.powers[: scenario.miners],
+        contracts=tuple(_replace(plan, home=min(plan.home, scenario.replicas - 1)) for plan in scenario.contracts),
         crashes=tuple(filter(stays, scenario.crashes)),
         clock_jumps=tuple(filter(stays, scenario.clock_jumps)),
         full_disks=tuple(filter(stays, scenario.full_disks)),
@@ -170,7 +186,10 @@ REDUCERS: tuple[Reducer, ...] = (
     _fewer("newcomers"),
     _fewer("observers"),
     _plain_mining,
-    *(_without(field) for field in ("crashes", "partitions", "clock_jumps", "full_disks", "traits")),
+    *(_without(field) for field in ("contracts", "crashes", "partitions", "clock_jumps", "full_disks", "traits")),
+    _plain_contracts,
+    _lower("vandals", 0),
+    _lower("late_watchers", 0),
     _lower("byzantine", 0),
     *(_lower(field, 0) for field in ("torn_per_mille", "loss_percent", "slow_percent", "duplicate_percent", "skew_ms")),
     _shorter_faults,

@@ -9,8 +9,9 @@ import msgspec
 
 from consensus.events import Commit, Effect, Misbehaviour
 from consensus.executor import Done
-from consensus.messages import Message, decode_message
+from consensus.messages import Message, Vote, decode_message
 from ledger import testing
+from ledger.chain import chain_of
 from ledger.codec import encode
 from ledger.crypto.development_key import DEVELOPMENT_VERIFYING_KEY
 from ledger.errors import InvalidInput
@@ -19,16 +20,18 @@ from ledger.rules import REPUTATION_UNIT, ReputationRules, WeightRules, WorkRule
 from ledger.transactions import CheckedTransaction
 from node.wire import decode_chain_answer
 from simulation.adversary import Liar, Lie
+from simulation.bazaar import Bazaar, contract_parties, contract_rules
 from simulation.clients import FIRST_CLIENT, Clients
 from simulation.invariants import Judge
 from simulation.miner import Miner
 from simulation.network import Kind, Network
+from simulation.pool import bears_out, commitments_of
 from simulation.replica import RESUME_MS, Replica
 from simulation.scenario import Scenario
 from simulation.scheduler import Scheduler
 from simulation.trace import Trace
 from simulation.twins import Twins
-from simulation.violation import Violation
+from simulation.violation import Violation, require
 
 BEGIN_MS = testing.GENESIS_TIMESTAMP_MS + 60_000
 """What perfect clocks show at the beginning."""
@@ -48,9 +51,12 @@ def genesis_of(scenario: Scenario) -> Genesis:
         # Some epochs fill the bound, others do not.
         weight=WeightRules(REPUTATION_UNIT // 2, 3),
     )
+    if scenario.contracts:
+        parameters = msgspec.structs.replace(parameters, contracts=contract_rules(scenario))
     external = REPUTATION_UNIT * scenario.external_percent // 100
     members = tuple(Member(testing.key(number).public_key, external) for number in range(scenario.members))
     funded = [*range(scenario.replicas), *range(FIRST_CLIENT, FIRST_CLIENT + scenario.transactions)]
+    funded += contract_parties(scenario)
     allocations = tuple(Allocation(testing.key(number).address, testing.BALANCE_MICROCREDIT) for number in funded)
     return Genesis(
         "simulation", testing.GENESIS_TIMESTAMP_MS, parameters, members, (), allocations, DEVELOPMENT_VERIFYING_KEY
@@ -71,6 +77,7 @@ class SimulatedWorld:
         self._twins = Twins(scenario)
         self._network = Network(scenario, self._twins, self.scheduler, network_rng, self.trace, self._deliver)
         genesis = genesis_of(scenario)
+        self._chain = chain_of(genesis)
         self._skews_ms = [self.rng.randint(-scenario.skew_ms, scenario.skew_ms) for _ in range(scenario.replicas)]
         lives = [*range(scenario.replicas), *self._twins.members]
         self._skews_ms += [self._skews_ms[member] for member in self._twins.members]
@@ -81,7 +88,9 @@ class SimulatedWorld:
         self._honest = [replica for replica in self._replicas if not self._may_lie(replica.number)]
         self._addresses = {testing.key(number).address: number for number in range(scenario.replicas)}
         liars = frozenset(testing.key(number).public_key for number in scenario.liars)
-        self.judge = Judge(genesis, self._honest[0].executor.epoch, liars)
+        self.published: dict[bytes, bytes] = {}
+        self.judge = Judge(genesis, self._honest[0].executor.epoch, liars, self.published)
+        self._bazaar = Bazaar(scenario, self._honest, self.judge.chain.contracts, self)
         self._clients = Clients(chain_id(genesis), scenario, self._honest, self)
         self._miners = self._make_miners()
         self._wanted_epoch = 0
@@ -121,6 +130,7 @@ class SimulatedWorld:
                 scheduler.at(0, partial(self._start, replica))
         self._plan_faults()
         self._clients.begin()
+        self._bazaar.begin()
         scheduler.at(scenario.faults_ms, self._heal)
         deadline_ms = scenario.faults_ms + scenario.patience_ms
         while scheduler.step():
@@ -130,7 +140,8 @@ class SimulatedWorld:
                 return
             if scheduler.now_ms > deadline_ms:
                 heads = [(r.disk.store.head().height, r.executor.epoch.number) for r in self._replicas]
-                raise Violation("I5", f"{self._clients.missing()}; heights and epochs {heads}")
+                missing = f"{self._clients.missing()}{self._bazaar.missing()}"
+                raise Violation("I5", f"{missing}; heights and epochs {heads}")
 
     def _plan_faults(self) -> None:
         scenario, scheduler = self.scenario, self.scheduler
@@ -188,11 +199,12 @@ class SimulatedWorld:
             self._start(replica)
         if self._miners:
             self._wanted_epoch = self.judge.epoch + 1
+        self._bazaar.healed()
 
     def _is_done(self) -> bool:
         if not self.judge.is_live():
             return True  # the Byzantine members weigh too much for liveness; safety was judged up to here
-        if not self._clients.is_done():
+        if not self._clients.is_done() or not self._bazaar.is_done():
             return False
         return all(replica.executor.epoch.number >= self._wanted_epoch for replica in self._honest)
 
@@ -227,10 +239,23 @@ class SimulatedWorld:
             self.send(replica, target, Kind.MESSAGE, encode(message))
             return
         if liar is None:
+            self._check_data_of_vote(replica, message)
             self.judge.sent(replica.number, replica.key.address, message, replica.record(), replica.clock_ms())
             self.send(replica, target, Kind.MESSAGE, encode(message))
             return
         self._lie(replica.number, liar.says(target, message))
+
+    def _check_data_of_vote(self, replica: Replica, message: Message) -> None:
+        """Members vote only for off-chain batches whose data they hold (I12): else nobody could challenge them."""
+        if isinstance(message, Vote) and self.scenario.contracts:
+            for digest in self.judge.batches_of(message.block_hash):
+                raw = replica.disk.store.batch(digest)
+                commitments = () if raw is None else commitments_of(raw, self._chain)
+                for commitment in commitments:
+                    data = replica.disk.data.get(commitment.data_digest)
+                    held = data is not None and bears_out(commitment, data)
+                    what = f"member {replica.number} votes for off-chain batch {commitment.number} without its data"
+                    require("I12", held, what)
 
     def member(self, address: bytes) -> int:
         """Return which replica has an address."""
@@ -251,6 +276,7 @@ class SimulatedWorld:
         if not self._may_lie(replica.number):
             self.judge.committed(replica.number, replica.disk.store, replica.executor, commit, transactions, done)
             self._clients.committed()
+            self._bazaar.committed(replica, height, transactions)
         if done.epoch is not None:
             # Behind the core's own step: its desk is the next epoch's only then.
             replica.later(0, lambda: self._mine(replica))
@@ -263,6 +289,17 @@ class SimulatedWorld:
         self.judge.told(replica.number, self._may_lie(source), effect)
         if isinstance(effect, Misbehaviour):
             self._clients.report(replica, effect.evidence)
+
+    def keeps_data(self, replica: Replica, digest: bytes, raw: bytes) -> None:
+        """Published data of an off-chain batch is on a replica's disk."""
+        if not self._may_lie(replica.number):
+            self.published[digest] = raw
+            self._bazaar.has_data(replica)
+
+    @property
+    def faulty(self) -> bool:
+        """Whether the faults go on."""
+        return self._network.faulty
 
     def tears(self, replica: Replica) -> bool:
         """Tell whether the replica crashes now, before its next effect."""
