@@ -157,6 +157,9 @@ def _close_histories(state: State, standings: Standings, epoch: Epoch, miner: by
             state.delete(TALLIES, member.public_key)
             changed[member.public_key] = after_terms(standings.history(member.public_key), tally)
     for offender, _ in state.entries(OFFENCES):
+        # Who operates a contract need not mine. A convict's history begins with the first keyblock, and without honesty.
+        if offender != miner and not standings.knows(offender):
+            continue
         history = changed.get(offender, standings.history(offender))
         if history.is_honest:
             changed[offender] = msgspec.structs.replace(history, is_honest=False)

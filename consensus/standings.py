@@ -68,6 +68,10 @@ class Standings:
         """Return the number of miners with a history."""
         return len(self._histories)
 
+    def knows(self, public_key: bytes) -> bool:
+        """Tell whether a key has a history: a founder's, or that of who has created a keyblock."""
+        return public_key in self._histories
+
     def history(self, public_key: bytes) -> MinerHistory:
         """Return a miner's history; that of a newcomer when it is not known."""
         return self._histories.get(public_key, _NEWCOMER)

@@ -87,7 +87,8 @@ class Accounts:
         if isinstance(body, _CONTRACT_BODIES):
             sent = Sent(height, time_ms, sender, transaction.sender, balance, reason)
             outcome = self.contracts.apply(body, sent, self)
-            self._judge_convicted(miners, applied)
+            applied.offenders += self._convicted
+            self._convicted.clear()
             if outcome != "refused":
                 self._pay(sender, fee, applied)
             return outcome == "done"
@@ -109,11 +110,6 @@ class Accounts:
         if key not in self._offenders:
             self._offenders.add(key)
             self._convicted.append(key)
-
-    def _judge_convicted(self, miners: Collection[bytes], applied: Applied) -> None:
-        """Who operates need not mine."""
-        applied.offenders += [key for key in self._convicted if key in miners]
-        self._convicted.clear()
 
     def _pay(self, sender: bytes, fee: int, applied: Applied) -> None:
         self.credit(sender, -fee)

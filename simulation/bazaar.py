@@ -40,12 +40,14 @@ FIRST_PARTY = 400
 """Keys of operators, users, heirs and vandals are apart from those of members and clients."""
 PARTIES = 20
 """Keys for each contract: an operator, an heir, then users."""
-NEGLECT_MICROBLOCKS = 14
+NEGLECT_MICROBLOCKS = 20
 FORCED_BATCHES = 4
 FINISH_MS = 2_500
 """After the faults, users have this long before operators begin to close."""
 DESPAIR_MS = 6_000
 """After so long the heirs of liars' contracts force a request, to freeze what nobody closes."""
+VANDALS_MS = 15_000
+"""Vandals go on for so long after the faults: contracts end then."""
 REACH_MICROBLOCKS = 9
 """A challenge that leaves in a whole network takes effect within so many microblocks: those under way, and as many full of other things."""
 LOOK_MS = 400
@@ -136,6 +138,7 @@ class Bazaar:
         self._progressed = True
         self._is_over = not scenario.contracts
         self._challenged: dict[tuple[bytes, int], int] = {}
+        self._calm: set[tuple[bytes, int]] = set()
         if not scenario.contracts:
             return
         self._stalls = [Stall(self, plan, index) for index, plan in enumerate(scenario.contracts)]
@@ -218,7 +221,7 @@ class Bazaar:
                 user = rng.choice(stall.users)
                 scheduler.at(rng.randrange(faults_ms), rng.choice((user.force, user.force, partial(user.fund, 77))))
         for _ in range(self._scenario.vandals):
-            scheduler.at(self._rng.randrange(faults_ms * 3 // 2), self._vandalise)
+            scheduler.at(self._rng.randrange(faults_ms + VANDALS_MS), self._vandalise)
         scheduler.after(LOOK_MS, self._look_again)
 
     def _vandalise(self) -> None:
@@ -273,6 +276,10 @@ class Bazaar:
                 if isinstance(body, ForceOperation):
                     self._requests[request_digest(body.request)] = body.request
             self._check_final(height)
+            for stall in self._stalls if not self.world.faulty else ():
+                facts = self._reference.contracts.get(stall.contract_id)
+                fresh = [] if facts is None else [b for b in facts.batches if b.height == height]
+                self._calm.update((stall.contract_id, batch.commitment.number) for batch in fresh)
             for stall in self._stalls:
                 self._check_receipts(stall)
             # Behind the step that has committed: whoever sends something steps the core.
@@ -341,8 +348,12 @@ class Bazaar:
         """No wrong batch becomes final whose challenge has left in time, in a whole network."""
         for contract_id, number in self._reference.newly_forged:
             left = self._challenged.get((contract_id, number))
-            in_time = left is not None and height - left > REACH_MICROBLOCKS and not self._scenario.late_watchers
-            require("I12", not in_time, f"wrong batch {number} is final at {height}, though challenged at {left}")
+            told = f"wrong batch {number} is final at {height}"
+            reaches = left is not None and height - left > REACH_MICROBLOCKS
+            may_be = self._scenario.late_watchers > 0 or not reaches
+            require("I12", may_be, f"{told}, though challenged at {left}")
+            unseen = left is None and (contract_id, number) in self._calm and not self._scenario.late_watchers
+            require("I12", not unseen, f"{told}, and no watcher has challenged it")
 
     def is_done(self) -> bool:
         """Tell whether all contracts have ended and been emptied, on every honest replica."""

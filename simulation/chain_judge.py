@@ -128,6 +128,8 @@ class ChainJudge:
         state = State(store)
         record = state.get(EPOCHS, epoch.number.to_bytes(8, "big"))
         require("I3", record == epoch.record, f"the state says of epoch {epoch.number}: {record}; it is {epoch.record}")
+        known = {key for key, _ in state.entries(MINERS)}
+        require("reputation", known == self.reference.miners.keys(), f"{len(known)} keys have a miner's history")
         for key, past in self.reference.miners.items():
             found = state.get(MINERS, key) or MinerHistory()
             told = (found.keyblocks, found.terms, found.microblocks, found.microblock_squares, found.is_honest)

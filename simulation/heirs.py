@@ -32,7 +32,7 @@ class Heir:
         self, chain_id: bytes, key: PrivateKey, contract_id: bytes, rules: ContractRules, entries_after: EntriesAfter
     ) -> None:
         self.must_force = False
-        """Whether its operator seems to be gone."""
+        """Whether its operator seems to be gone, so that a request has to be forced."""
         self._contract_id = contract_id
         self._rules = rules
         self._entries_after = entries_after
@@ -56,8 +56,10 @@ class Heir:
         owed = forced_at(replica.disk.store, contract, contract.answered_count)
         if owed is not None and following >= max(owed.height, contract.last_height) + self._rules.neglect_microblocks:
             return FreezeContract(self._contract_id)
-        if owed is None and self.must_force:
-            return ForceOperation(self._contract_id, self._request)
+        if self.must_force:
+            if owed is None:
+                return ForceOperation(self._contract_id, self._request)
+            self.must_force = False  # once: whoever answers can close
         return next(self._claims(replica, contract, following), WAIT)
 
     def _owed(self, replica: Replica, contract: Contract, following: int) -> Iterator[Body]:

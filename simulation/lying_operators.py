@@ -11,7 +11,7 @@ wrong_forced   commitments that cite other forced requests than are due
 wrong_end      a commitment that ends otherwise than its data
 wrong_data     a commitment to other data than is published
 withhold_all, withhold_some            data that nobody gets, or one replica
-ignore_forced  no answers to what the chain has forced
+ignore_forced  no answers to what the chain has forced, and an early end
 stop           nothing any more
 
 Lies are consistent wherever they can be: digests and Merkle roots are right for what is published. Liars do not crash.
@@ -28,7 +28,7 @@ from contracts.requests import sign_request
 from contracts.shipped import MACHINES
 from ledger.bodies import Body
 from ledger.codec import encode
-from ledger.contract_bodies import CommitBatch
+from ledger.contract_bodies import CloseContract, CommitBatch
 from ledger.contract_queries import contract_at
 from ledger.contract_state import Contract, is_settled
 from ledger.crypto.hashing import Tag, tagged_hash
@@ -184,6 +184,8 @@ class LyingOperator(SimulatedOperator):
             self._second = None
         if self._is_mute():
             return WAIT
+        if self.plan.lie == "ignore_forced" and self.rng.randrange(4) == 0:
+            return CloseContract(self.contract_id)  # though it owes answers
         return super().next_commit(contract)
 
     def _wrong(self, right: BatchCommitment) -> BatchCommitment:

@@ -258,9 +258,9 @@ class ReferenceChain:
         keys = {member.address: member.public_key for member in epoch.members}
         for leader, microblocks in epoch.ended:
             self.miners[keys[leader]].terms.append(microblocks)
-        for offender in self._offenders:
-            self.miners[offender].is_honest = False
         self.miners.setdefault(keyblock.miner, MinerPast()).positions.append(epoch.number)
+        for offender in self._offenders.intersection(self.miners):  # operators of contracts need not mine
+            self.miners[offender].is_honest = False
         self._timestamps_ms.append(keyblock.timestamp_ms)
         header = epoch.microblocks[-1]
         after = EpochFacts(

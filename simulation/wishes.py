@@ -22,8 +22,8 @@ from simulation.trace import Trace
 
 RESEND_MS = 1_200
 """A transaction without effect is sent again after this."""
-EXPIRY_HEIGHTS = range(900, 1_000)
-"""Beyond the end of every run, and within what the test network allows. In turn: a refused transaction stays refused, so another one is sent."""
+EXPIRY_MICROBLOCKS = range(800, 900)
+"""Ahead of the head, and within what the test network allows. In turn: a refused transaction stays refused, so another one is sent."""
 
 
 class Wait:
@@ -99,7 +99,8 @@ class Account:
         if up:
             replica = self._rng.choice(up)
             self._count += 1
-            expiry_height = EXPIRY_HEIGHTS[self._count % len(EXPIRY_HEIGHTS)]
+            ahead = EXPIRY_MICROBLOCKS[self._count % len(EXPIRY_MICROBLOCKS)]
+            expiry_height = replicas[0].disk.store.head().height + ahead
             raw = testing.signed(self._chain_id, self.key, body, nonce, expiry_height=expiry_height)
             self._world.trace.note(scheduler.now_ms, f"{type(body).__name__} → {replica.number}", raw)
             try:
