@@ -15,9 +15,11 @@ from ledger.genesis import Genesis, chain_id
 from ledger.state import ACCOUNTS, CONTRACTS, State
 from ledger.transactions import CheckedTransaction
 from ledger.votes import vote_digest
-from simulation.reference_contracts import ReferenceContracts, Sent
+from simulation.contract_facts import Sent
+from simulation.reference_contracts import ReferenceContracts
 
 _CONTRACT_BODIES = get_args(ContractBody)
+
 
 class Applied(msgspec.Struct):
     """What a microblock's transactions came to."""

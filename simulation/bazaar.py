@@ -71,7 +71,6 @@ class Surroundings(Protocol):
 
     scheduler: Scheduler
     trace: Trace
-    published: dict[bytes, bytes]
 
     @property
     def faulty(self) -> bool:

@@ -6,7 +6,7 @@ A node knows nothing of the simulation (docs/design.md, "The house"), so its com
 
 import os
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -21,6 +21,19 @@ __all__ = ["app", "main"]
 
 MAX_SEED = 2**53
 """Beyond it JSON readers round."""
+
+
+class Asked(NamedTuple):
+    """How seeds are to be run."""
+
+    nodes: int | None
+    """Size of the committee."""
+    jobs: int | None
+    """Processes."""
+    shrink_runs: int
+    """Runs for smaller scenarios."""
+    contracts: bool
+    """Whether all runs have off-chain contracts."""
 
 
 @app.command()
@@ -57,25 +70,23 @@ def simulate(
     del json_output
     if (seeds is None) == (replay is None):
         raise InvalidInput("say what to run: either --seeds A..B or --replay SCENARIO")
-    if replay is not None:
-        result = _replay(replay)
-    else:
-        result = _campaign(seeds or "", nodes, jobs, shrink_runs, contracts=contracts)
+    asked = Asked(nodes, jobs, shrink_runs, contracts)
+    result = _replay(replay) if replay is not None else _campaign(seeds or "", asked)
     emit(_document(result), lambda: _show(result))
     if result.violations:
         raise typer.Exit(ExitCode.BUG)
 
 
-def _campaign(seeds: str, nodes: int | None, jobs: int | None, shrink_runs: int, *, contracts: bool) -> "Result":
+def _campaign(seeds: str, asked: Asked) -> "Result":
     from simulation.campaign import Result, campaign, make_smaller
 
     first, last = _range(seeds)
-    result = Result(first, last, nodes, contracts)
+    result = Result(first, last, asked.nodes, asked.contracts)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        campaign(result, min(jobs or cores, last - first + 1), note)
-        if shrink_runs:
-            make_smaller(result, shrink_runs, note)
+        campaign(result, min(asked.jobs or cores, last - first + 1), note)
+        if asked.shrink_runs:
+            make_smaller(result, asked.shrink_runs, note)
     except KeyboardInterrupt:
         note(f"interrupted after {result.runs} seeds; {len(result.violations)} with a violated invariant")
         raise

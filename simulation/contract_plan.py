@@ -31,7 +31,10 @@ class ContractPlan(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     """One contract of micro-fees."""
 
     home: Annotated[int, msgspec.Meta(ge=0, lt=64)] = 0
-    """The replica beside which the operator runs: its view of the chain, its clock, and where it publishes first. Another one when it lies."""
+    """The replica beside which the operator runs: its view of the chain, its clock, and where it publishes first.
+
+    A Byzantine one stands for an honest one.
+    """
     is_member: bool = False
     """Whether the operator's key is that of its home."""
     lie: str = ""

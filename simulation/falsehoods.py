@@ -110,7 +110,9 @@ class Falsifier:
             return encode(BatchesAnswer(self._rng.choice(lies)))
         if kind == Kind.DATA:
             data = decode_batches_answer(payload).batches
-            return encode(BatchesAnswer(self._rng.choice([(), data[1:], tuple(garble(self._rng, raw) for raw in data)])))
+            return encode(
+                BatchesAnswer(self._rng.choice([(), data[1:], tuple(garble(self._rng, raw) for raw in data)]))
+            )
         return payload
 
     # ------------------------------------------------------------------ proposals

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Who brings a contract to its end and everybody's credits home: anybody may, so one account does it for all.
 
-It freezes what is overdue, has withdrawals paid from final batches, and after the end balances, deposits that were never taken up, and the bond.
-Proofs are made from the published data, as anybody could make them.
+It freezes what is overdue, has withdrawals paid from final batches, and after the end balances, deposits that were never taken up, and
+the bond. Proofs are made from the published data, as anybody could make them.
 """
 
 from collections.abc import Callable, Iterator
@@ -80,7 +80,9 @@ class Heir:
         for account in dict.fromkeys(key[2:] for key in sorted(entries or {}) if key[:2] in {b"mb", b"mw"}):
             claimed = claimed_by(store, self._contract_id, account)
             claim = claim_of(self._contract_id, account, number, entries or {}, settled=settled)
-            withdrawn, balance = (decode(int, entry.value or b"\0", 16) for entry in (*claim.entries, *claim.entries)[:2])
+            withdrawn, balance = (
+                decode(int, entry.value or b"\0", 16) for entry in (*claim.entries, *claim.entries)[:2]
+            )
             owed = withdrawn - claimed.withdrawn_microcredit + (balance if settled else 0)
             if owed > 0 and not claimed.is_settled:
                 yield claim

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Dishonest operators: the production core behind a hand that changes what leaves it. From `ContractPlan.lie_batch` on, or about it:
+"""Dishonest operators: the production core behind a hand that changes what leaves it, from `ContractPlan.lie_batch` on or about it.
 
 forge_root, forge_outcome, last_leaf   a leaf with another root or outcome; `last_leaf` the last one
 forge_state    credits that nobody has deposited, and everything after them as it follows

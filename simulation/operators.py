@@ -35,7 +35,10 @@ TICK_MS = 120
 BACK_MS = 600
 """A torn operator is back after up to this."""
 WAITING_BATCHES = 2
-"""Batches cut and not committed: two fewer than those in which a forced request must be answered, so that one that is forced late still can be."""
+"""Batches cut and not committed: two fewer than those in which a forced request must be answered.
+
+A request that is forced while they wait, and the open one is full, comes into the batch after it; with more of them it would be missed.
+"""
 
 HURRY_MICROBLOCKS = 4
 """An operator that has owed an answer for so long cuts its batch at once."""
@@ -49,7 +52,10 @@ class Surroundings(Protocol):
 
     scheduler: Scheduler
     trace: Trace
-    faulty: bool
+
+    @property
+    def faulty(self) -> bool:
+        """Whether the faults go on."""
 
 
 class SimulatedOperator:

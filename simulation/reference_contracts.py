@@ -6,8 +6,8 @@ receipts are kept, and it convicts on every proof that an honest watcher sends. 
 with what replaying the published data shows.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import msgspec
 
@@ -27,8 +27,7 @@ from ledger.contract_bodies import (
     ReclaimDeposit,
     ReleaseBond,
 )
-from ledger.contract_state import CommittedBatch, Contract, ContractStatus, contract_id_of
-from ledger.crypto.hashing import ZERO_DIGEST
+from ledger.contract_state import contract_id_of
 from ledger.crypto.keys import address_of
 from ledger.errors import InvalidInput, RejectionReason
 from ledger.genesis import Genesis, chain_id
@@ -43,142 +42,13 @@ from ledger.offchain import (
     is_signed_receipt,
     request_digest,
 )
-from ledger.state import CLAIMS, CONTRACT_BATCHES, CONTRACTS, FORCED_REQUESTS, State
+from ledger.state import CONTRACTS, State
 from ledger.state_tree import verify_state_proof
-from simulation.reference_batches import Entries, Replayed, replay
+from simulation.contract_facts import BatchFacts, ContractFacts, ForcedFacts, Purse, Sent, expected_row, wrong_rows
+from simulation.reference_batches import Replayed, replay
 from simulation.violation import require
 
 _replace = msgspec.structs.replace
-
-
-class Purse(Protocol):
-    """Balances outside of contracts."""
-
-    burnt: int
-
-    def balance(self, address: bytes) -> int:
-        """Return what an account holds."""
-
-    def credit(self, address: bytes, amount: int) -> None:
-        """Add to a balance."""
-
-    def convict(self, key: bytes) -> None:
-        """Note the guilt of a key."""
-
-
-class Sent(msgspec.Struct, frozen=True):
-    """A transaction about a contract, as the reference needs it."""
-
-    height: int
-    """Microblock that commits it."""
-    time_ms: int
-    """Time of that microblock."""
-    sender: bytes
-    """Address of the sender."""
-    public_key: bytes
-    """Key of the sender."""
-    spare: int
-    """What the sender holds beside the fee."""
-    reason: str
-    """The state's verdict, as the receipt has it; of use for challenges only."""
-
-
-class ForcedFacts(msgspec.Struct):
-    """A request that the chain has forced."""
-
-    digest: bytes
-    """Of its bytes."""
-    height: int
-    """Height that forced it."""
-    due_batch: int
-    """Last batch that may answer for it."""
-    account: bytes = b""
-    """Of a deposit, its account."""
-    amount: int = 0
-    """Of a deposit, in millionths of a credit."""
-    is_paid_back: bool = False
-    """Whether a deposit has been reclaimed."""
-
-
-class BatchFacts(msgspec.Struct, frozen=True):
-    """A batch that was committed."""
-
-    commitment: BatchCommitment
-    """What the chain has of it."""
-    height: int
-    """Height that committed it."""
-    answered: int
-    """Forced requests answered with it."""
-    replayed: Replayed
-    """What its data really comes to."""
-
-
-class ContractFacts(msgspec.Struct):
-    """One contract."""
-
-    terms: ContractTerms
-    """Its terms."""
-    opened_height: int
-    """Height that opened it."""
-    opened_ms: int
-    """Time of that microblock."""
-    bond: int
-    """What fraud would burn."""
-    status: ContractStatus = "open"
-    """How it is."""
-    escrow: int = 0
-    """What was paid in and not paid out."""
-    batches: list[BatchFacts] = msgspec.field(default_factory=list)
-    """Batches that count."""
-    forced: list[ForcedFacts] = msgspec.field(default_factory=list)
-    """All that was ever forced."""
-    settles: int = 0
-    """Once ended, the height from which it is settled."""
-    withdrawn: dict[bytes, int] = msgspec.field(default_factory=dict)
-    """What accounts were paid of what they had withdrawn."""
-    settled: set[bytes] = msgspec.field(default_factory=set)
-    """Accounts that were paid their balance."""
-    is_convicted: bool = False
-    """Whether fraud has ended it."""
-    is_forged: bool = False
-    """Whether a wrong batch has become final, so that no sum is right any more."""
-
-    @property
-    def answered(self) -> int:
-        """Forced requests that the batches answer for."""
-        return self.batches[-1].answered if self.batches else 0
-
-    @property
-    def deposits(self) -> int:
-        """Deposits forced so far."""
-        return sum(1 for forced in self.forced if forced.account)
-
-    @property
-    def root(self) -> bytes:
-        """Root of the state after the last batch."""
-        return self.batches[-1].commitment.new_root if self.batches else ZERO_DIGEST
-
-    @property
-    def until_ms(self) -> int:
-        """End of the last batch."""
-        return self.batches[-1].commitment.until_ms if self.batches else self.opened_ms
-
-    @property
-    def last_height(self) -> int:
-        """Height that committed the last batch."""
-        return self.batches[-1].height if self.batches else self.opened_height
-
-    def entries(self) -> Entries:
-        """Return the true state after the last batch."""
-        return self.batches[-1].replayed.entries if self.batches else {}
-
-    def is_settled(self, height: int) -> bool:
-        """Tell whether it has ended for good."""
-        return self.status != "open" and height >= self.settles
-
-    def is_over(self, height: int) -> bool:
-        """Tell whether it has ended and nothing is left in it."""
-        return self.is_settled(height) and not self.bond and (not self.escrow or self.is_forged)
 
 
 class ReferenceContracts:
@@ -203,35 +73,28 @@ class ReferenceContracts:
 
     def apply(self, body: ContractBody, sent: Sent, purse: Purse) -> str:
         """Apply one transaction; returns "done", "refused", or "false" for a false challenge."""
-        match body:
-            case OpenContract():
-                done = self._open(body, sent, purse)
-            case FundContract():
-                done = self._fund(body, sent, purse)
-            case ForceOperation():
-                done = self._force(body, sent)
-            case CommitBatch():
-                done = self._commit(body.commitment, sent)
-            case ChallengeBatch():
-                return self._challenge(body, sent, purse)
-            case FreezeContract():
-                done = self._freeze(body, sent)
-            case CloseContract():
-                done = self._close(body, sent)
-            case ClaimBalance():
-                done = self._claim(body, sent, purse)
-            case ReclaimDeposit():
-                done = self._reclaim(body, sent, purse)
-            case ReleaseBond():
-                done = self._release(body, sent, purse)
-        return "done" if done else "refused"
+        if isinstance(body, ChallengeBatch):
+            return self._challenge(body, sent, purse)
+        rules: dict[type, Callable[[Any, Sent, Purse], bool]] = {
+            OpenContract: self._open,
+            FundContract: self._fund,
+            ForceOperation: self._force,
+            CommitBatch: self._commit,
+            FreezeContract: self._freeze,
+            CloseContract: self._close,
+            ClaimBalance: self._claim,
+            ReclaimDeposit: self._reclaim,
+            ReleaseBond: self._release,
+        }
+        return "done" if rules[type(body)](body, sent, purse) else "refused"
 
     def advance(self, height: int) -> None:
         """A microblock has been executed: what has become final, is."""
         self.newly_forged = []
         for identifier, facts in self.contracts.items():
             for batch in facts.batches:
-                if batch.height + self._rules.window_microblocks == height and batch.replayed.wrong:
+                is_final = batch.height + self._rules.window_microblocks == height
+                if is_final and batch.replayed.wrong and not facts.is_forged:
                     self.newly_forged.append((identifier, batch.commitment.number))
                     facts.is_forged = True
 
@@ -282,7 +145,7 @@ class ReferenceContracts:
         purse.credit(sent.sender, -amount)
         return True
 
-    def _force(self, body: ForceOperation, sent: Sent) -> bool:
+    def _force(self, body: ForceOperation, sent: Sent, _purse: Purse) -> bool:
         facts = self._living(body.contract_id)
         if facts is None:
             return False
@@ -293,7 +156,8 @@ class ReferenceContracts:
         facts.forced.append(ForcedFacts(request_digest(body.request), sent.height, self._due(facts)))
         return True
 
-    def _commit(self, commitment: BatchCommitment, sent: Sent) -> bool:
+    def _commit(self, body: CommitBatch, sent: Sent, _purse: Purse) -> bool:
+        commitment = body.commitment
         facts = self._living(commitment.contract_id)
         if facts is None or sent.public_key != facts.terms.operator:
             return False
@@ -364,14 +228,14 @@ class ReferenceContracts:
         facts.bond = 0
         purse.convict(facts.terms.operator)
 
-    def _freeze(self, body: FreezeContract, sent: Sent) -> bool:
+    def _freeze(self, body: FreezeContract, sent: Sent, _purse: Purse) -> bool:
         facts = self._living(body.contract_id)
         if facts is None or not self.is_overdue(facts, sent.height):
             return False
         facts.status, facts.settles = "frozen", sent.height + self._rules.window_microblocks
         return True
 
-    def _close(self, body: CloseContract, sent: Sent) -> bool:
+    def _close(self, body: CloseContract, sent: Sent, _purse: Purse) -> bool:
         facts = self._living(body.contract_id)
         if facts is None or sent.public_key != facts.terms.operator or facts.answered < len(facts.forced):
             return False
@@ -444,30 +308,15 @@ class ReferenceContracts:
         found = dict(state.entries(CONTRACTS))
         if found.keys() != self.contracts.keys():
             return f"the state has {len(found)} contracts; the transactions tell {len(self.contracts)}"
-        rows = dict(state.entries(CONTRACT_BATCHES))
-        forced = dict(state.entries(FORCED_REQUESTS))
-        claims = dict(state.entries(CLAIMS))
         for identifier, facts in self.contracts.items():
-            what = f"contract {identifier.hex()}"
             row = _replace(found[identifier], cleared_count=0)
-            if row != (expected := _row(facts)):
-                return f"{what} is {row}; the transactions tell {expected}"
-            for number, batch in enumerate(facts.batches):
-                expected_batch = CommittedBatch(batch.commitment, batch.height, batch.answered)
-                if rows.get(identifier + number.to_bytes(8, "big")) != expected_batch:
-                    return f"{what} has another batch {number} than was committed"
-            for number, waits in enumerate(facts.forced):
-                there = forced.get(identifier + number.to_bytes(8, "big"))
-                if number >= facts.answered and (there is None) != waits.is_paid_back:
-                    return f"{what}: forced request {number} is {there}; paid back: {waits.is_paid_back}"
-                told = there and (there.request_digest, there.height, there.due_batch, there.amount_microcredit)
-                if told and told != (waits.digest, waits.height, waits.due_batch, waits.amount):
-                    return f"{what}: forced request {number} is {there}, not {waits}"
-            for account, amount in facts.withdrawn.items():
-                claimed = claims.get(identifier + account)
-                told_claim = claimed and (claimed.withdrawn_microcredit, claimed.is_settled)
-                if told_claim != (amount, account in facts.settled):
-                    return f"{what}: account {account.hex()} has claimed {claimed}, not {amount}"
+            wrong = (
+                f"{row}; the transactions tell {expected_row(facts)}"
+                if row != expected_row(facts)
+                else wrong_rows(state, facts)
+            )
+            if wrong:
+                return f"contract {identifier.hex()}: {wrong}"
         return ""
 
     def check_end(self, watched: Collection[bytes]) -> None:
@@ -492,22 +341,3 @@ def _is_known(terms: ContractTerms) -> bool:
     except InvalidInput:
         return False
     return True
-
-
-def _row(facts: ContractFacts) -> Contract:
-    return Contract(
-        terms=facts.terms,
-        status=facts.status,
-        opened_height=facts.opened_height,
-        bond_microcredit=facts.bond,
-        escrow_microcredit=facts.escrow,
-        batch_count=len(facts.batches),
-        root=facts.root,
-        until_ms=facts.until_ms,
-        last_height=facts.last_height,
-        forced_count=len(facts.forced),
-        answered_count=facts.answered,
-        cleared_count=0,
-        deposit_count=facts.deposits,
-        settles_height=facts.settles,
-    )

@@ -224,21 +224,12 @@ class Replica:
         try:
             if kind == Kind.MESSAGE:
                 self.handle(Received(read_message(payload)), source)
-            elif kind == Kind.BATCH:
-                self._want_data(self.pool.lacks(self.pool.add(payload)), source)
-                self.handle(PayloadChanged())
-            elif kind == Kind.BATCHES:
-                for raw in decode_batches_answer(payload).batches:
+            elif kind in {Kind.BATCH, Kind.BATCHES}:
+                for raw in (payload,) if kind == Kind.BATCH else decode_batches_answer(payload).batches:
                     self._want_data(self.pool.lacks(self.pool.add(raw)), source)
                 self.handle(PayloadChanged())
-            elif kind == Kind.DATA:
-                for raw in decode_batches_answer(payload).batches:
-                    self._take_data(raw)
-                self.handle(PayloadChanged())
-            elif kind == Kind.ASK_DATA:
-                held = (self.disk.data.get(digest) for digest in decode_digests(payload).digests)
-                answer = BatchesAnswer(tuple(raw for raw in held if raw is not None))
-                self._world.send(self, source, Kind.DATA, encode(answer))
+            elif kind in {Kind.DATA, Kind.ASK_DATA}:
+                self._receive_data(source, kind, payload)
             elif kind == Kind.ASK_CHAIN:
                 self._world.send(self, source, Kind.CHAIN, answer_chain(self.disk.store, self.certified_tail, payload))
             elif kind == Kind.CHAIN:
@@ -249,6 +240,17 @@ class Replica:
                 self._world.send(self, source, Kind.BATCHES, answer_batches(self.disk.store, payload))
         except (InvalidInput, StoreError):
             return
+
+    def _receive_data(self, source: int, kind: Kind, payload: bytes) -> None:
+        if kind == Kind.DATA:
+            for raw in decode_batches_answer(payload).batches:
+                if data_digest(raw) in self._wanted_data:
+                    self._keep_data(raw)
+            self.handle(PayloadChanged())
+        else:
+            held = (self.disk.data.get(digest) for digest in decode_digests(payload).digests)
+            answer = BatchesAnswer(tuple(raw for raw in held if raw is not None))
+            self._world.send(self, source, Kind.DATA, encode(answer))
 
     def publish(self, raw: bytes) -> None:
         """An operator hands in the data of a batch; raises `StoreError` while the disk is full."""
@@ -264,10 +266,6 @@ class Replica:
         asked = tuple(digest for digest in digests if self._may_ask(digest))
         if asked:
             self._world.send(self, source, Kind.ASK_DATA, encode(Digests(asked)))
-
-    def _take_data(self, raw: bytes) -> None:
-        if data_digest(raw) in self._wanted_data:
-            self._keep_data(raw)
 
     def _keep_data(self, raw: bytes) -> None:
         if self.disk.store.full:

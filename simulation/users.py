@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Users of an off-chain contract: they fund it, pay each other, withdraw, send again what got no answer, and force what is ignored.
 
-They also abuse it: old, early, broken and unsigned requests, and the chain's own that nobody has forced. What they were promised they keep, and hold
-against the committed batches.
+They also abuse it: old, early, broken and unsigned requests, and the chain's own that nobody has forced. What they were promised they
+keep, and hold against the committed batches.
 """
 
 import random
@@ -16,7 +16,7 @@ from ledger.codec import encode
 from ledger.contract_bodies import ForceOperation, FundContract
 from ledger.contract_queries import contract_at
 from ledger.crypto.hashing import Tag, tagged_hash
-from ledger.offchain import SignedReceipt, request_digest
+from ledger.offchain import SignedReceipt
 from ledger.state import State
 from simulation.operators import SimulatedOperator
 from simulation.replica import Replica
@@ -172,8 +172,3 @@ class User:
                 self._promised(what, answer.signed)
 
         self.send(what, take)
-
-
-def digest_of(raw: bytes) -> bytes:
-    """Return the digest under which the chain knows a request."""
-    return request_digest(raw)

@@ -62,35 +62,39 @@ class Vandal:
         """Return something to send in view of a state; None when nothing comes to mind."""
         rng = self._rng
         operator = rng.choice(self._operators)
-        contract = contract_at(replica.disk.store, operator.contract_id)
         identifier = operator.contract_id if rng.randrange(12) else rng.randbytes(32)
-        kind = rng.randrange(11)
+        if rng.randrange(11) < 5:
+            return self._simple(identifier)
+        contract = contract_at(replica.disk.store, operator.contract_id)
+        return None if contract is None else self._about(replica, operator, contract)
+
+    def _simple(self, identifier: bytes) -> Body:
+        rng = self._rng
+        number, bond = rng.choice(((0, 10**13), (0, 1), (1, 10_000), (0, 10_000)))
+        return rng.choice(
+            (
+                OpenContract(number, rng.choice((MICRO_FEES.name, "no_machine")), 1, PARAMETERS, bond),
+                FundContract(identifier, rng.choice(self._accounts), rng.choice((1, 500, 10**15))),
+                CloseContract(identifier),
+                FreezeContract(identifier),
+                ReleaseBond(identifier),
+            )
+        )
+
+    def _about(self, replica: Replica, operator: SimulatedOperator, contract: Contract) -> Body | None:
+        rng, identifier = self._rng, operator.contract_id
+        kind = rng.randrange(6)
         if kind == 0:
-            number, bond = rng.choice(((0, 10**13), (0, 1), (1, 10_000), (0, 10_000)))
-            machine = rng.choice((MICRO_FEES.name, "no_machine"))
-            return OpenContract(number, machine, 1, PARAMETERS, bond)
-        if kind == 1:
-            return FundContract(identifier, rng.choice(self._accounts), rng.choice((1, 500, 10**15)))
-        if kind == 2:
-            return CloseContract(identifier)
-        if kind == 3:
-            return FreezeContract(identifier)
-        if kind == 4:
-            return ReleaseBond(identifier)
-        if contract is None:
-            return None
-        if kind == 5:
             return ReclaimDeposit(identifier, rng.randrange(contract.forced_count + 2))
-        if kind == 6:
+        if kind == 1:
             return ForceOperation(identifier, self._request(operator, contract))
-        row = batch_at(replica.disk.store, contract, rng.randrange(contract.batch_count)) if contract.batch_count else None
+        number = rng.randrange(contract.batch_count) if contract.batch_count else 0
+        row = batch_at(replica.disk.store, contract, number)
         if row is None:
             return None
-        if kind == 7:
+        if kind == 2:
             return CommitBatch(_replace(row.commitment, number=contract.batch_count, previous_root=contract.root))
-        if kind == 8:
-            return self._challenge(replica, row)
-        return self._claim(replica, contract, row)
+        return self._challenge(replica, row) if kind == 3 else self._claim(replica, contract, row)
 
     def _request(self, operator: SimulatedOperator, contract: Contract) -> bytes:
         account = self._rng.choice(self._accounts)

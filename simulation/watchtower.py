@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The watchers of one honest replica: the production watcher follows each contract on the data that this replica holds.
 
-Each judgement of it is compared with what replaying the data in plain code shows, at once: a watcher that takes a lie for right, or accuses an
-honest operator, violates I12 even where another one would have helped.
+Each judgement of it is compared with what replaying the data in plain code shows, at once: a watcher that takes a lie for right, or
+accuses an honest operator, violates I12 even where another one would have helped.
 """
 
 import random
 from collections.abc import Callable, Mapping
 
+from contracts.operator import Start
 from contracts.shipped import MACHINES
-from contracts.watcher import Start, Watcher
+from contracts.watcher import Watcher
 from ledger.bodies import Body
 from ledger.contract_bodies import ChallengeBatch
 from ledger.contract_queries import batch_at, contract_at
@@ -23,8 +24,8 @@ from simulation.violation import Violation, require
 from simulation.wishes import WAIT, Account, Wait
 
 AFTER = 2
-LEADS = (2, 3, 4)
-"""Microblocks before the last one of the window at which a late watcher sends, so that the challenge lands at the last one, or just misses it."""
+LEADS = (1, 2, 3, 4)
+"""Microblocks before the end of the window at which a late watcher sends: the challenge lands in the last one, or just misses it."""
 
 
 class Watchtower:

@@ -40,7 +40,10 @@ class Surroundings(Protocol):
 
     scheduler: Scheduler
     trace: Trace
-    faulty: bool
+
+    @property
+    def faulty(self) -> bool:
+        """Whether the faults go on."""
 
 
 class Account:

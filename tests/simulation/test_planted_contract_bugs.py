@@ -7,26 +7,23 @@ from typing import Any
 import msgspec
 import pytest
 
-import consensus.pinning
-import contracts.operator
 import contracts.watcher
 import ledger.contract_acts
 import ledger.contract_ends
 import simulation.watchtower
 from consensus.standings import Standings
 from contracts.batch_data import BatchData
-from contracts.execution import Executed, execute
+from contracts.execution import BoundMachine, Executed, execute
 from contracts.journal import Accepted, JournalEntry
 from contracts.operator import Operator, Released, Ticket
+from contracts.requests import CheckedRequest
 from contracts.watcher import Watcher
 from ledger.acts import Act
 from ledger.contract_acts import open_contract
 from ledger.contract_bodies import (
     ClaimBalance,
     CloseContract,
-    CommitBatch,
     FreezeContract,
-    FundContract,
     OpenContract,
     ReclaimDeposit,
     ReleaseBond,
@@ -34,10 +31,12 @@ from ledger.contract_bodies import (
 from ledger.contract_ends import claim_balance, release_bond
 from ledger.contract_state import CommittedBatch, Contract
 from ledger.errors import InvalidInput, Rejection
-from ledger.offchain import BatchCommitment, FraudProof, WrongExecution
+from ledger.fraud import check_fraud
+from ledger.offchain import BatchCommitment, ContractTerms, FraudProof, MachineRegistry, Place, PreState, WrongExecution
 from ledger.state import CLAIMS, State, Table, V
 from ledger.transition import HANDLERS
 from simulation.contract_plan import LIES, ContractPlan
+from simulation.operators import Reply, SimulatedOperator
 from simulation.pool import Pool
 from simulation.run import Failure, run
 from simulation.scenario import Crash, Scenario
@@ -80,7 +79,7 @@ def caught(base: Scenario) -> str:
 
 
 def plant(monkeypatch: Patch, kind: type, handler: Callable[[Act, Any], Rejection | None]) -> None:
-    monkeypatch.setitem(HANDLERS, kind, handler)  # type: ignore[arg-type]  # a dictionary, whatever it promises
+    monkeypatch.setitem(HANDLERS, kind, handler)
 
 
 @pytest.mark.parametrize("lie", ["", *LIES])
@@ -152,9 +151,9 @@ def test_fraud_that_takes_back_too_little(monkeypatch: Patch) -> None:
 
     def lenient(act: Act, contract: Contract) -> None:
         original(act, contract)
-        after = ledger.contract_ends.require_contract(act.state, contract.terms.contract_id)
+        after = ledger.contract_acts.require_contract(act.state, contract.terms.contract_id)
         kept = msgspec.structs.replace(after, batch_count=contract.batch_count, root=contract.root)
-        ledger.contract_ends.put_contract(act.state, after, kept)
+        ledger.contract_acts.put_contract(act.state, after, kept)
 
     monkeypatch.setattr(ledger.contract_ends, "_convict", lenient)
     assert caught(plan(lie="forge_root")) == "I12"
@@ -198,7 +197,7 @@ def test_payments_that_leave_the_escrow_as_it_was(monkeypatch: Patch) -> None:
 def test_deposits_paid_back_that_were_taken_up(monkeypatch: Patch) -> None:
     def careless(act: Act, body: ReclaimDeposit) -> None:
         contract = ledger.contract_ends._require_settled(act, body.contract_id)
-        row = ledger.contract_ends.forced_row(act.state, contract, body.number)
+        row = ledger.contract_acts.forced_row(act.state, contract, body.number)
         if row is not None and row.account:
             ledger.contract_ends._pay_out(act, contract, row.account, row.amount_microcredit)
 
@@ -221,7 +220,7 @@ def test_bonds_that_come_back_before_the_end(monkeypatch: Patch) -> None:
 
 def test_contracts_that_anybody_freezes(monkeypatch: Patch) -> None:
     def rash(act: Act, body: FreezeContract) -> None:
-        ledger.contract_ends._end(act, ledger.contract_ends.require_open(act.state, body.contract_id), "frozen")
+        ledger.contract_ends._end(act, ledger.contract_acts.require_open(act.state, body.contract_id), "frozen")
 
     plant(monkeypatch, FreezeContract, rash)
     assert caught(CALM) == "I6"
@@ -229,8 +228,8 @@ def test_contracts_that_anybody_freezes(monkeypatch: Patch) -> None:
 
 def test_contracts_that_close_while_an_answer_is_owed(monkeypatch: Patch) -> None:
     def careless(act: Act, body: CloseContract) -> None:
-        contract = ledger.contract_ends.require_open(act.state, body.contract_id)
-        ledger.contract_ends.require_operator(act, contract)
+        contract = ledger.contract_acts.require_open(act.state, body.contract_id)
+        ledger.contract_acts.require_operator(act, contract)
         ledger.contract_ends._end(act, contract, "closed")
 
     plant(monkeypatch, CloseContract, careless)
@@ -260,14 +259,15 @@ def test_bonds_smaller_than_the_least(monkeypatch: Patch) -> None:
 
 def judged(change: Callable[[FraudProof, str], bool]) -> Callable[..., str]:
     """Return a judge that acquits or convicts wherever `change` says so."""
-    original = ledger.contract_ends.check_fraud
 
-    def judge(*arguments: Any) -> str:
+    def judge(
+        chain_id: bytes, terms: ContractTerms, commitment: BatchCommitment, proof: FraudProof, machines: MachineRegistry
+    ) -> str:
         try:
-            verdict, is_guilty = original(*arguments), True
+            verdict, is_guilty = check_fraud(chain_id, terms, commitment, proof, machines), True
         except InvalidInput as error:
             verdict, is_guilty = str(error), False
-        if is_guilty == change(arguments[3], verdict):
+        if is_guilty == change(proof, verdict):
             raise InvalidInput(verdict)
         return verdict
 
@@ -348,7 +348,7 @@ def test_an_operator_that_answers_before_its_journal_is_durable(monkeypatch: Pat
     assert caught(STORM) == "I12"
 
 
-def hasty_receive(operator: Any, raw: bytes, reply: Callable[[object], None]) -> None:
+def hasty_receive(operator: SimulatedOperator, raw: bytes, reply: Reply) -> None:
     """Answer with what the core gives, and write it down afterwards."""
     if operator.core is not None:
         try:
@@ -372,7 +372,7 @@ def test_an_operator_that_comes_back_without_its_last_entry(monkeypatch: Patch) 
 
 
 def test_an_operator_that_executes_wrongly_where_its_judges_do_as_well(monkeypatch: Patch) -> None:
-    def wrong(bound: Any, place: Any, request: Any, state: Any) -> Executed:
+    def wrong(bound: BoundMachine, place: Place, request: CheckedRequest, state: PreState) -> Executed:
         executed = execute(bound, place, request, state)
         changes = executed.replay.changes[:2]
         return msgspec.structs.replace(executed, replay=msgspec.structs.replace(executed.replay, changes=changes))
@@ -413,5 +413,3 @@ def test_convicts_that_keep_their_honesty(monkeypatch: Patch) -> None:
     monkeypatch.setattr(Standings, "knows", lambda _standings, _key: False)
     mined = msgspec.structs.replace(plan(lie="forge_root", is_member=True), keyblock_ms=500)
     assert caught(mined) == "reputation"
-
-
