@@ -58,9 +58,10 @@ class ContractClient:
             yield from page.requests
             position = page.next_start
 
-    def account(self, contract_id: bytes, address: bytes) -> answers.ContractAccount:
-        """Return an account inside a contract."""
-        return self._http.read(answers.ContractAccount, f"{_path(contract_id)}/accounts/{address.hex()}")
+    def account(self, contract_id: bytes, address: bytes, *, credits_wanted: bool = False) -> answers.ContractAccount:
+        """Return an account inside a contract; what it holds there only when wanted, for that costs the node more."""
+        query = {"credits": "true" if credits_wanted else "false"}
+        return self._http.read(answers.ContractAccount, f"{_path(contract_id)}/accounts/{address.hex()}", query)
 
     def status(self, contract_id: bytes, sender: bytes, sequence: int) -> answers.RequestStatus:
         """Return how far a request has come."""

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 import trio
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 
 from contracts.batch_data import open_data, prove_leaf
 from contracts.shipped import MACHINES
@@ -40,9 +40,16 @@ def inner_routes(node: Served) -> APIRouter:
         return shown.contract(parse_hex(identifier, _DIGEST_BYTES, "contract"))
 
     @router.get("/v1/contracts/{contract}/accounts/{address}")
-    async def account(contract: str, address: str) -> models.ContractAccount:
-        """An account inside a contract: the number of its next operation, and what it is owed by the newest final batch."""
-        return await _account(node, shown, of(contract), parse_hex(address, ADDRESS_BYTES, "address"))
+    async def account(
+        contract: str,
+        address: str,
+        credits_wanted: Annotated[
+            bool, Query(alias="credits", description="Whether to read what it holds, which may take executing batches again.")
+        ] = False,
+    ) -> models.ContractAccount:
+        """An account inside a contract: the number of its next operation and, if wanted, its credits by the newest final batch."""
+        found, key = of(contract), parse_hex(address, ADDRESS_BYTES, "address")
+        return await _account(node, shown, found, key, with_credits=credits_wanted)
 
     @router.get("/v1/contracts/{contract}/requests/{sender}/{sequence}")
     async def status(contract: str, sender: str, sequence: Number) -> models.RequestStatus:
@@ -127,7 +134,9 @@ async def _status(
     )
 
 
-async def _account(node: Served, shown: ContractViews, contract: Contract, account: bytes) -> models.ContractAccount:
+async def _account(
+    node: Served, shown: ContractViews, contract: Contract, account: bytes, *, with_credits: bool
+) -> models.ContractAccount:
     contract_id = contract.terms.contract_id
     following: int | None
     try:
@@ -136,7 +145,7 @@ async def _account(node: Served, shown: ContractViews, contract: Contract, accou
         following = None
     claimed = claimed_by(node.store, contract_id, account)
     number = shown.final_count(contract) - 1
-    held = await _credits(node, contract, number, account) if number >= 0 else None
+    held = await _credits(node, contract, number, account) if with_credits and number >= 0 else None
     withdrawn, balance = held or (None, None)
     owed = None
     if withdrawn is not None and balance is not None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
+import trio
 
 from ledger.codec import decoder, encode
 from ledger.contract_bodies import (
@@ -26,12 +27,12 @@ from ledger.contract_queries import batch_at, contract_at
 from ledger.contract_state import CommittedBatch, Contract, contract_id_of
 from ledger.crypto.keys import address_of
 from ledger.store import Store
-from ledger.transactions import SignedTransaction, Transaction, transaction_id
+from ledger.transactions import SignedTransaction, Transaction, decode_batch, transaction_id
 from node.api import views
 from node.api.contract_models import COST_BATCHES, ContractNews, Cost
 
-FIRST_TAG, LAST_TAG = 18, 27
-"""Tags of the bodies about contracts."""
+FIRST_TAG, COMMIT_TAG, LAST_TAG = 18, 20, 27
+"""Tags of the bodies about contracts, and that of a commitment among them."""
 MAX_STORED_BYTES = 1024 * 1024
 """The store keeps what was checked when it came in."""
 KEPT_COSTS = 4096
@@ -51,29 +52,29 @@ def body_tag(raw: bytes) -> int:
     return raw[place + 1]
 
 
-def contract_transactions(store: Store, height: int) -> Iterator[tuple[bytes, Transaction]]:
-    """Yield those transactions of a microblock that are about contracts and took effect there."""
+async def contract_transactions(store: Store, height: int) -> list[Transaction]:
+    """Return those transactions of a microblock that are about contracts and took effect there."""
+    found = []
     for first, batch in views.batches_at(store, height):
         for place, raw in enumerate(batch):
             if FIRST_TAG <= body_tag(raw) <= LAST_TAG:
                 receipt = store.receipt(transaction_id(raw))
-                if receipt is not None and (receipt.height, receipt.position, receipt.reason) == (
-                    height,
-                    first + place,
-                    "",
-                ):
-                    yield raw, _decode_transaction(raw).transaction
+                here = (height, first + place, "")
+                if receipt is not None and (receipt.height, receipt.position, receipt.reason) == here:
+                    found.append(_decode_transaction(raw).transaction)
+        await trio.lowlevel.checkpoint()
+    return found
 
 
 # ---------------------------------------------------------------- news
 
 
-def news_at(store: Store, height: int) -> tuple[ContractNews, ...]:
+async def news_at(store: Store, height: int) -> tuple[ContractNews, ...]:
     """Return what happened to contracts in a microblock: what its transactions did, and which batches became final with it."""
-    found = [news for _, done in contract_transactions(store, height) for news in _news_of(done)]
+    found = [news for done in await contract_transactions(store, height) for news in _news_of(done)]
     settled = height - store.genesis.parameters.contracts.window_microblocks
     if settled > 0:
-        for _, done in contract_transactions(store, settled):
+        for done in await contract_transactions(store, settled):
             if isinstance(done.body, CommitBatch):
                 commitment = done.body.commitment
                 contract = contract_at(store, commitment.contract_id)
@@ -168,9 +169,15 @@ class Costs:
         return self._known[place]
 
     def _find(self, batch: CommittedBatch) -> Commit:
-        for raw, done in contract_transactions(self._store, batch.height):
-            if isinstance(done.body, CommitBatch) and done.body.commitment == batch.commitment:
-                return Commit(done.fee_microcredit, len(raw))
+        # Searched before anything is decoded: microblocks have thousands of transactions.
+        wanted = encode(batch.commitment)
+        for digest in views.header_at(self._store, batch.height)[2]:
+            found = self._store.batch(digest)
+            if found is None or wanted not in found:
+                continue
+            for raw in decode_batch(found):
+                if wanted in raw and body_tag(raw) == COMMIT_TAG:
+                    return Commit(_decode_transaction(raw).transaction.fee_microcredit, len(raw))
         raise AssertionError(f"batch {batch.commitment.number} was committed at height {batch.height}")
 
 

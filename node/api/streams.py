@@ -72,12 +72,14 @@ class _Streams:
         self.running = 0
         self._news: OrderedDict[int, tuple[ContractNews, ...]] = OrderedDict()
 
-    def news(self, height: int) -> tuple[ContractNews, ...]:
+    async def news(self, height: int) -> tuple[ContractNews, ...]:
         """Return what happened to contracts in a microblock; read once for all who follow live."""
         if height not in self._news:
-            self._news[height] = news_at(self.node.store, height)
+            found = await news_at(self.node.store, height)
+            self._news[height] = found
             if len(self._news) > KEPT_NEWS:
                 self._news.popitem(last=False)
+            return found
         return self._news[height]
 
 
@@ -136,7 +138,7 @@ class _EventStream(Response):
             await self._send_event(send, await past_event(self._node, self._next))
 
     async def _send_event(self, send: Send, event: BlockEvent) -> None:
-        news = self._streams.news(event.height) if self._with_contracts else None
+        news = await self._streams.news(event.height) if self._with_contracts else None
         await _send(send, encode_event(event, with_receipts=self._with_receipts, news=news))
         self._next = event.height + 1
 

@@ -16,7 +16,7 @@ from ledger.patients import Record as RecordState
 from ledger.state import ACCREDITATIONS, AUTHORISATIONS, INSTITUTIONS, PATIENTS, RECORDS, State, numbered_key, scan
 from ledger.state import Institution as InstitutionState
 from ledger.store import Store
-from ledger.transactions import MAX_TRANSACTION_BYTES, SignedTransaction, decode_batch, transaction_id
+from ledger.transactions import MAX_CHALLENGE_BYTES, SignedTransaction, decode_batch, transaction_id
 from node.api import models
 from node.api.bodies import parse_hex
 from node.api.errors import Problem
@@ -25,7 +25,7 @@ from node.readable import readable
 _DIGEST_BYTES = 32
 _HEIGHT = re.compile(r"[0-9]{1,19}")
 _decode_block = decoder(SignedMicroblock, MAX_MICROBLOCK_BYTES, own=True)
-_decode_transaction = decoder(SignedTransaction, MAX_TRANSACTION_BYTES, own=True)
+_decode_transaction = decoder(SignedTransaction, MAX_CHALLENGE_BYTES, own=True)
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
