@@ -6,6 +6,7 @@ journal's border tells which batches it has passed.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -16,7 +17,7 @@ from contracts.operator import Batch
 from ledger.bodies import Body
 from ledger.contract_bodies import CommitBatch
 from ledger.contract_queries import batch_at, contract_at, final_count
-from ledger.contract_state import Contract
+from ledger.contract_state import Contract, is_settled
 from ledger.errors import StoreError
 from ledger.offchain import BatchCommitment
 from ledger.store import Store
@@ -162,13 +163,47 @@ class Committing:
             self._border += 1
             self._ready.pop(number, None)
             self._transactions.forget(_purpose(self._contract_id, number))
-        final = self._final_count(contract)
+        await self._trim(contract)
+
+    async def _trim(self, contract: Contract) -> bool:
+        """Delete lines of some batches that are final for long; tells whether there may be more."""
+        before = min(self._border, self._final_count(contract) - KEPT_FINAL_BATCHES)
+        if before <= 0:
+            return False
         for _ in range(TRIMMED_AT_ONCE):
-            before = min(self._border, final - KEPT_FINAL_BATCHES)
-            if before <= 0 or not await trio.to_thread.run_sync(
-                self._journal.trim, self._contract_id, before, limiter=self._disk
-            ):
+            trim = partial(self._journal.trim, self._contract_id, before)
+            if not await trio.to_thread.run_sync(trim, limiter=self._disk):
+                return False
+        return True
+
+    async def run_down(self) -> None:
+        """After the contract's end, delete what becomes final until it is settled. Raises `StoreError`."""
+        border = await trio.to_thread.run_sync(self._journal.border, self._contract_id, limiter=self._disk)
+        if border is None:
+            return
+        self._border = border.number
+        while True:
+            self._news = trio.Event()
+            contract = contract_at(self._store, self._contract_id)
+            if contract is not None:
+                await self._check_rest(contract)
+                await self._move_on(contract)
+                if await self._trim(contract):
+                    continue
+            if contract is not None and is_settled(contract, self._store.head().height):
                 return
+            await self._news.wait()
+
+    async def _check_rest(self, contract: Contract) -> None:
+        """After the end, compare with the journal what was committed last; what differs is not moved past."""
+        self._ready.clear()
+        self._checked = self._border
+        for number in range(self._border, contract.batch_count):
+            committed = batch_at(self._store, contract, number)
+            own = await trio.to_thread.run_sync(self._journal.cut, self._contract_id, number, limiter=self._disk)
+            if own is None or committed is None or committed.commitment != own:
+                return
+            self._checked = number + 1
 
     def _final_count(self, contract: Contract) -> int:
         window = self._store.genesis.parameters.contracts.window_microblocks

@@ -131,6 +131,8 @@ class ContractDesk:
         """The chain has moved."""
         if self._serving is not None:
             self._serving.wake()
+        else:
+            self._committing.wake()
         self._moved.set()
         self._moved = trio.Event()
 
@@ -152,6 +154,11 @@ class ContractDesk:
             except Ended as end:
                 self.ended = str(end)
                 log.info("a contract has ended", contract=self._contract_id.hex(), how=self.ended)
+        try:
+            await self._committing.run_down()
+        except StoreError as error:
+            # It takes room and does no harm; the next start tries again.
+            log.warning("an ended contract's lines stay", contract=self._contract_id.hex(), error=str(error))
 
     # ------------------------------------------------------------ inside
 

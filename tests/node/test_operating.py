@@ -210,7 +210,7 @@ async def test_what_is_forced_while_the_chain_is_slow_and_all_is_full_is_not_ans
         receipts = [accepted(outcome).signed for outcome in outcomes if outcome.accepted]
         assert 0 < len(receipts) < len(outcomes)
         for number in range(2 * MAX_FORCED + 3):
-            world.chain.fund(2 + number % 3, 1)
+            world.chain.fund(1 + number % 3, 1)
         world.chain.holds = False
         desk = operating._desks[CONTRACT]
         late = refused("", "")
@@ -269,6 +269,31 @@ async def test_what_a_contract_ends_without_is_voided(world: World) -> None:
         status = await operating.status_of(CONTRACT, testing.key(1).address, 0)
         assert status is not None
         assert (status.status, status.number, status.index) == ("voided", 0, 0)
+
+
+async def test_after_the_end_lines_of_final_batches_go_and_what_was_voided_stays_known(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committing, "KEPT_FINAL_BATCHES", 0)
+    world.chain.open()
+    user = testing.key(1).address
+    async with world.node(limits=OperatorLimits(batch_requests=2, batch_age_ms=10**9)) as operating:
+        await world.ready()
+        await world.answered([request(1, 0), request(1, 1), request(1, 2)])
+        await until(lambda: world.chain.contract().batch_count == 1)
+        assert world.chain.act(OPERATOR, CloseContract(CONTRACT)).reason == ""
+        await until(operating._desks[CONTRACT].has_ended)
+    for _ in range(2):
+        async with world.node() as operating:
+            for _ in range(RULES.window_microblocks):
+                world.chain.commit()
+            await until(lambda: world.operating.operates(CONTRACT) and world.journal.cut(CONTRACT, 0) is None)
+            old, voided = [await operating.status_of(CONTRACT, user, number) for number in (0, 2)]
+            assert old is not None
+            assert voided is not None
+            assert (old.status, old.number) == ("final", None)
+            assert (voided.status, voided.number) == ("voided", 1)
+            assert await operating.status_of(CONTRACT, user, 3) is None
 
 
 async def test_while_the_node_catches_up_nothing_is_taken_cut_or_sent(world: World) -> None:
