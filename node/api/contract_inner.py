@@ -44,7 +44,10 @@ def inner_routes(node: Served) -> APIRouter:
         contract: str,
         address: str,
         credits_wanted: Annotated[
-            bool, Query(alias="credits", description="Whether to read what it holds, which may take executing batches again.")
+            bool,
+            Query(
+                alias="credits", description="Whether to read what it holds, which may take executing batches again."
+            ),
         ] = False,
     ) -> models.ContractAccount:
         """An account inside a contract: the number of its next operation and, if wanted, its credits by the newest final batch."""

@@ -191,7 +191,7 @@ class ContractAccount(Model):
     next_sequence: int | None
     """Number of its next operation, as the operator has it; null when the operator cannot be asked."""
     batch: int | None
-    """Newest final batch that the credits below are read from; null when they are not asked for, or this node cannot read the state there."""
+    """Newest final batch that the credits below are read from; null when they are not asked for or cannot be read here."""
     withdrawn_microcredit: int | None
     """All that it has withdrawn by that batch, in millionths of a credit; null as above, or when the machine takes no deposits."""
     balance_microcredit: int | None

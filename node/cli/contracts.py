@@ -151,9 +151,7 @@ def show(
         watch = client.contracts.watch(found.contract_id)
         inside = None
         if account is not None:
-            inside = client.contracts.account(
-                found.contract_id, address_in(account, "account"), credits_wanted=True
-            )
+            inside = client.contracts.account(found.contract_id, address_in(account, "account"), credits_wanted=True)
         operator = Names(client)(found.operator_address)
     answer = {
         **found.model_dump(mode="json"),

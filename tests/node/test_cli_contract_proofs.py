@@ -16,6 +16,7 @@ from ledger.codec import encode
 from ledger.contract_bodies import CommitBatch, FundContract, OpenContract
 from ledger.contract_state import contract_id_of
 from ledger.offchain import ContractTerms, SignedReceipt
+from ledger.testing import key
 from node.actions import Actor
 from node.client import NodeClient
 from node.contract_actions import KeptAnswer
@@ -129,6 +130,27 @@ def test_a_forged_batch_is_proved_wrong_and_pays_who_found_it(spchain: Spchain, 
     shown = client.contracts.contract(liar.contract_id)
     assert (shown.status, shown.bond_microcredit) == ("frozen", 0)
     assert client.account(BOB.address).balance_microcredit == before + 5_000 - 100
+
+
+def test_a_challenge_in_full_length_is_brought_and_shown(spchain: Spchain, client: NodeClient, liar: Liar) -> None:
+    payments = [Pay(key(number).address, 1, REFERENCE) for number in range(60)]
+    raw = sign_request(liar.node.chain_id, ALICE.signing, liar.contract_id, 0, payments)
+    for _ in range(2):
+        liar.operator.accept(raw, liar.now_ms + 2)
+    liar.paid += 60
+    liar.pay()
+
+    def change(items: list) -> list:  # type: ignore[type-arg] # items of the kit
+        items[1] = msgspec.structs.replace(items[1], root=REFERENCE)
+        return items
+
+    liar.node.is_still = True
+    liar.publish(rebuilt(liar.cut(), change))
+    found = answer(spchain("contract", "challenge", liar.contract_id.hex(), "--key", "bob.json", "--json"))
+    assert found["kind"] == "WrongExecution"
+    shown = answer(spchain("tx", "show", found["id"], "--json"))
+    assert shown["kind"] == "challenge_batch"
+    assert len(bytes.fromhex(shown["raw"])) > 16 * 1024
 
 
 def test_a_receipt_convicts_an_operator_whose_batch_has_another_leaf(

@@ -268,6 +268,16 @@ def test_the_kind_of_a_stored_transaction_is_read_without_decoding_it(client: No
             assert body_tag(raw) == (24 if nonce == 0 else 20)
 
 
+def test_credits_are_read_only_for_who_wants_them(http: httpx.Client, client: NodeClient, contract: bytes) -> None:
+    until(lambda: client.contracts.contract(contract).final_count == 1)
+    path = f"/v1/contracts/{contract.hex()}/accounts/{ALICE.address.hex()}"
+    plain = http.get(path).json()
+    assert (plain["next_sequence"], plain["batch"], plain["balance_microcredit"]) == (0, None, None)
+    wanted = http.get(f"{path}?credits=true").json()
+    assert (wanted["batch"], wanted["balance_microcredit"], wanted["owed_microcredit"]) == (0, 5_000, 0)
+    assert_problem(http.get(f"{path}?credits=perhaps"), 422)
+
+
 # ------------------------------------------------------------------ events
 
 
