@@ -43,7 +43,7 @@ PAGE_PAUSE_S = 0.02
 LOOKS = 16
 """How often data that is kept for the retention is looked at meanwhile."""
 MAX_SOON = 1_024
-"""Batches that were committed without their data here and are to be repaired soon; the next walk finds the others."""
+"""Batches that were committed without their data here and are repaired one by one; when there are more, a walk finds them."""
 MAX_MISSING = 8
 """Batches of one contract whose data nobody has, after which a walk goes on with the next contract."""
 
@@ -81,6 +81,8 @@ class Keeping:
         self._idle_microblocks = store.genesis.parameters.maximum_expiry_microblocks
         self._soon: dict[Use, None] = {}
         self._asked = trio.Event()
+        # Batches passed while the node was behind: a look through all follows when it no longer is.
+        self._has_missed_some = False
         self.lost = 0
         """Batches whose data should be here and was nowhere to be had at the last walk."""
 
@@ -89,10 +91,11 @@ class Keeping:
         for checked in transactions:
             body = checked.transaction.body
             if isinstance(body, CommitBatch) and not self._readiness.verdict(body.commitment):
-                use = Use(body.commitment.contract_id, body.commitment.number)
                 if len(self._soon) < MAX_SOON and not self._is_behind():
-                    self._soon[use] = None
+                    self._soon[Use(body.commitment.contract_id, body.commitment.number)] = None
                     self._asked.set()
+                else:
+                    self._has_missed_some = True
 
     def should_hold(self, contract: Contract, number: int, height: int) -> bool:
         """Tell whether a batch's data should be here at a height."""
@@ -149,7 +152,8 @@ class Keeping:
                 if now_s >= sweep_s:
                     await self.sweep()
                     sweep_s = now_s + SWEEP_INTERVAL_S
-                if now_s >= walk_s or committee != set(self._committee()):
+                if self._has_missed_some or now_s >= walk_s or committee != set(self._committee()):
+                    self._has_missed_some = False
                     committee = set(self._committee())
                     await self.repair()
                     walk_s = now_s + WALK_INTERVAL_S

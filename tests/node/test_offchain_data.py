@@ -16,7 +16,7 @@ from ledger.contract_bodies import CommitBatch
 from ledger.crypto.keys import address_of
 from ledger.errors import InvalidInput, NotFound, StoreError
 from ledger.offchain import MAX_DATA_BYTES, data_digest
-from node.offchain import availability
+from node.offchain import availability, keeping
 from node.offchain.data_store import DataStore, Kept, Use
 from node.wire import REQUEST_BATCH_DATA
 from p2p.errors import NotAvailable
@@ -385,3 +385,21 @@ async def test_while_behind_nothing_is_dropped_nor_repaired(node: Node) -> None:
     with trio.move_on_after(0.2):
         await node.keeping.run()
     assert not node.network.asked
+
+
+async def test_what_passed_while_behind_is_repaired_as_soon_as_it_is_over(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "RETRY_S", 0.05)
+    batch = node.open().next()
+    serve_batches(node, "other", batch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.keeping.run)
+        await trio.sleep(0.2)  # the looks of a fresh start are over
+        node.behind = True
+        node.commit(node.commits(batch))
+        await trio.sleep(0.2)
+        assert not node.network.asked
+        node.behind = False
+        await until(lambda: node.here([batch]) == [True], 5)
+        nursery.cancel_scope.cancel()
