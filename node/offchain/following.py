@@ -79,26 +79,44 @@ class Following:
         """
         if self._is_behind():
             return RETRY_S
-        if watched.stage == "ended" and watched.number == contract.batch_count:
+        count = contract.batch_count
+        if watched.stage == "ended" and watched.number == count:
             return await self._look_after_ended(watched, contract)
         live = watched.live
-        if live is None or live.number > contract.batch_count:  # fraud has taken batches back
+        if live is None or live.number > count:  # fraud has taken batches back
+            if await self._is_done(watched, contract):
+                return await self._at_end(watched, contract)
             live = watched.live = await self._resume(watched, contract)
         watched.number = live.number
-        if live.number < contract.batch_count:
-            return await self._follow_next(watched, contract, live)
+        return await (
+            self._follow_next(watched, contract, live) if live.number < count else self._at_end(watched, contract)
+        )
+
+    async def _is_done(self, watched: Watched, contract: Contract) -> bool:
+        """Tell whether nothing has to be loaded: there is a snapshot of the newest state, or nobody has a use for one any more."""
+        watched.live = None
+        watched.snapshots = tuple(await trio.to_thread.run_sync(self._snapshots.heads, watched.contract_id))
+        watched.unsaved_batches = watched.unsaved_bytes = 0
+        is_there = any(head.number == contract.batch_count for head in watched.snapshots)
+        if is_there or self._is_of_no_use(contract):
+            watched.number = contract.batch_count
+            return True
+        return False
+
+    async def _at_end(self, watched: Watched, contract: Contract) -> float | None:
+        """All that is committed is executed."""
         if contract.status != "open":
-            return await self._settle(watched, contract, live)
+            return await self._settle(watched, contract)
         watched.note("following")
-        if watched.unsaved_batches and live.number <= self.final(contract):
+        if watched.unsaved_batches and watched.number <= self.final(contract):
             await self.save(watched, contract)
         return PAUSE_S if watched.unsaved_batches else None
 
     async def _resume(self, watched: Watched, contract: Contract) -> Watcher:
         """Return a watcher at the newest snapshot, or at the contract's beginning."""
         live = await self._replaying.newest(contract, contract.batch_count)
+        # Damaged ones are gone now.
         watched.snapshots = tuple(await trio.to_thread.run_sync(self._snapshots.heads, watched.contract_id))
-        watched.unsaved_batches = watched.unsaved_bytes = 0
         return live or self._replaying.watcher(contract, self._replaying.beginning(contract))
 
     async def _follow_next(self, watched: Watched, contract: Contract, live: Watcher) -> float:
@@ -217,28 +235,33 @@ class Following:
             # Nothing is lost but time after a restart, and room: the data since the last snapshot stays.
             log.warning("a snapshot cannot be written", contract=watched.contract_id.hex(), error=str(error))
 
-    async def _settle(self, watched: Watched, contract: Contract, live: Watcher) -> float:
+    async def _settle(self, watched: Watched, contract: Contract) -> float | None:
         """The contract has ended, and everything that counts is executed: its last state stays, for those who claim."""
+        number = contract.batch_count
         self._promises.drop(watched.contract_id)
-        if live.number and all(head.number != live.number for head in watched.snapshots):
+        if number and watched.live is not None and all(head.number != number for head in watched.snapshots):
             await self.save(watched, contract)
-        others = [head.number for head in watched.snapshots if head.number != live.number]
-        if len(others) < len(watched.snapshots):
+        others = [head.number for head in watched.snapshots if head.number != number]
+        if others:
             await trio.to_thread.run_sync(self._snapshots.remove, watched.contract_id, others)
-            watched.snapshots = tuple(head for head in watched.snapshots if head.number == live.number)
+            watched.snapshots = tuple(head for head in watched.snapshots if head.number == number)
         watched.live = None
         watched.note("ended", contract.status)
-        return ENDED_PAUSE_S
+        return await self._look_after_ended(watched, contract)
+
+    def _is_of_no_use(self, contract: Contract) -> bool:
+        """Tell whether nothing can be claimed of an ended contract, nor may anybody still want to prove something for the record."""
+        retention = self._store.genesis.parameters.contracts.retention_microblocks
+        return not contract.escrow_microcredit and is_settled(contract, self._store.head().height - retention)
 
     async def _look_after_ended(self, watched: Watched, contract: Contract) -> float | None:
-        """Let go of the last state once nothing can be claimed, and nobody may still want to prove something for the record."""
-        rules, height = self._store.genesis.parameters.contracts, self._store.head().height
-        if not is_settled(contract, height - rules.retention_microblocks) or contract.escrow_microcredit:
+        """Let go of the last state once it is of no use."""
+        if not self._is_of_no_use(contract):
             return ENDED_PAUSE_S
-        await trio.to_thread.run_sync(
-            self._snapshots.remove, watched.contract_id, [head.number for head in watched.snapshots]
-        )
-        watched.snapshots = ()
+        if watched.snapshots:
+            numbers = [head.number for head in watched.snapshots]
+            await trio.to_thread.run_sync(self._snapshots.remove, watched.contract_id, numbers)
+            watched.snapshots = ()
         return None
 
     async def _give_up(self, watched: Watched, live: Watcher) -> float:

@@ -14,6 +14,7 @@ Contracts that this node operates are not executed a second time: whoever has th
 
 import random
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 
 import msgspec
 import structlog
@@ -33,7 +34,7 @@ from ledger.store import Store
 from ledger.transactions import CheckedTransaction
 from node.offchain.challenging import Challenging, Fault
 from node.offchain.contract_proofs import ContractProofs, ProvedRequest
-from node.offchain.following import PAUSE_S, Following
+from node.offchain.following import PAUSE_S, RETRY_S, Following
 from node.offchain.promises import Promises
 from node.offchain.replaying import Fetch, Replaying
 from node.offchain.snapshots import Snapshots
@@ -127,7 +128,11 @@ class Watching:
         )
         self._proofs = ContractProofs(store=store, replaying=self._replaying, fetch=fetch, live=self._live)
         self._watched: dict[bytes, Watched] = {}
+        self._is_behind = is_behind
+        # When each contract is to be looked at, and the same in order; what was planned anew stands there twice.
         self._due: dict[bytes, float] = {}
+        self._order: list[tuple[float, bytes]] = []
+        self._again: set[bytes] = set()
         self._at_work: set[bytes] = set()
         self._wake = trio.Event()
         # Receipts about batches that are committed already take the whole data each: one at a time.
@@ -231,29 +236,49 @@ class Watching:
 
     def _plan(self, contract_id: bytes, delay_s: float) -> None:
         """Have a contract looked at; the earlier of two times counts."""
-        if self._enabled:
-            at_s = trio.current_time() + delay_s
-            self._due[contract_id] = min(at_s, self._due.get(contract_id, at_s))
+        at_s = trio.current_time() + delay_s
+        if self._enabled and at_s < self._due.get(contract_id, float("inf")):
+            self._due[contract_id] = at_s
+            heappush(self._order, (at_s, contract_id))
             self._wake.set()
+
+    def _next(self) -> tuple[float, bytes] | None:
+        """Return the contract that is due first and when, None when none is; those that are being worked on come again afterwards."""
+        while self._order:
+            at_s, contract_id = self._order[0]
+            if self._due.get(contract_id) == at_s:
+                if contract_id not in self._at_work:
+                    return at_s, contract_id
+                self._again.add(contract_id)
+                del self._due[contract_id]
+            heappop(self._order)
+        return None
 
     async def _work(self) -> None:
         while True:
-            free = {key: at_s for key, at_s in self._due.items() if key not in self._at_work}
-            contract_id = min(free, key=free.__getitem__, default=None)
-            if contract_id is None or free[contract_id] > trio.current_time():
-                self._wake = trio.Event()
-                with trio.move_on_at(float("inf") if contract_id is None else free[contract_id]):
+            if self._is_behind():
+                await trio.sleep(RETRY_S)
+                continue
+            found = self._next()
+            if found is None or found[0] > trio.current_time():
+                if self._wake.is_set():  # all workers wait for one
+                    self._wake = trio.Event()
+                with trio.move_on_at(float("inf") if found is None else found[0]):
                     await self._wake.wait()
                 continue
+            contract_id = found[1]
+            heappop(self._order)
             del self._due[contract_id]
             self._at_work.add(contract_id)
             try:
                 again_s = await self._look(contract_id)
             finally:
                 self._at_work.discard(contract_id)
+            if contract_id in self._again:
+                self._again.discard(contract_id)
+                again_s = 0
             if again_s is not None:
                 self._plan(contract_id, again_s)
-            self._wake.set()
 
     async def _look(self, contract_id: bytes) -> float | None:
         """Do the next thing for a contract; returns after which time to look again, None if only when something commits."""

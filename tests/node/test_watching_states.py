@@ -32,7 +32,7 @@ from node.offchain.contract_states import (
 )
 from node.offchain.snapshots import Snapshots
 from node.offchain.watched import kept
-from node.offchain.watching import Watching
+from node.offchain.watching import WORKERS, Watching
 from p2p.errors import NotAvailable, RequestFailed, RequestFailure, UnknownMethod
 from tests.contracts.kit import data_of, rebuilt
 from tests.node.kit import not_available, until
@@ -256,8 +256,9 @@ async def test_a_damaged_snapshot_is_removed_and_the_next_older_one_serves(
             connection.execute("UPDATE pages SET data = ? WHERE number = 4", (GARBAGE[0],))
     world.fetched.clear()
     async with world.node():
-        await world.follows(4)
-        assert world.fetched == [2, 3]
+        world.commit(desk.pay())
+        await world.follows(5)
+        assert world.fetched == [2, 3, 4]
 
 
 async def test_after_a_conviction_the_last_final_state_is_provable_for_who_claims(
@@ -284,6 +285,12 @@ async def test_after_a_conviction_the_last_final_state_is_provable_for_who_claim
         monkeypatch.setattr(following, "ENDED_PAUSE_S", 0.05)
     async with world.node():
         await until(lambda: world.head().stage == "ended" and not world.snapshots.contracts())
+    # Who begins now has nothing to look for.
+    world.fetched.clear()
+    world.peers = ["friend"]
+    async with world.node(path=world.path.with_name("new")):
+        await until(lambda: world.head().stage == "ended")
+        assert (world.fetched, world.network.asked) == ([], [])
 
 
 async def claim_everything(world: WatchedWorld, watching: Watching) -> None:
@@ -370,6 +377,20 @@ async def test_what_is_not_there_is_not_proved_and_says_why(
 
 
 # ------------------------------------------------------------------ bounds and hostile peers
+
+
+async def test_contracts_whose_data_does_not_come_hold_up_no_other(world: WatchedWorld) -> None:
+    stuck = [LyingDesk(world.chain, world.chain.open(other_contract(number)[0])) for number in range(1, WORKERS)]
+    desk = opened(world)
+    world.hanging = {one.contract_id for one in stuck}
+    async with world.node():
+        for one in stuck:
+            world.commit(one.first())
+        for number in range(3):
+            world.commit(desk.pay() if number else desk.first())
+            await world.follows(number + 1)
+        world.commit(at(1, root=OTHER)(desk, desk.pay()))
+        await world.convicted()
 
 
 async def test_states_beyond_the_bound_leave_memory_and_come_back_when_they_are_needed(world: WatchedWorld) -> None:
