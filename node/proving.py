@@ -20,7 +20,7 @@ from ledger.state_tree import MAX_STATE_PROOF_BYTES, StateProof
 from node.api import models, proof_models
 from node.client import NodeClient
 from node.http_client import ApiError
-from records.access_entries import AccessPage
+from records.access_entries import AccessPage, is_own_read
 from records.claims import MAX_ACCESS_ENTRIES, AccessClaim, Claim, EvidenceRefused, Fault
 from records.evidence import Findings, StateEntry, check_entry, gather
 from records.history import check_history
@@ -122,7 +122,7 @@ def access_claim(grant: bytes, pages: Iterable[AccessPage]) -> AccessClaim:
         (signed.entry.proxy, signed.entry.number, signed.signature): signed
         for page in pages
         for signed in page.entries
-        if signed.entry.grant_id == grant
+        if signed.entry.grant_id == grant and not is_own_read(signed.entry)
     }
     if not entries:
         raise NotFound(f"the access logs given say nothing of grant {grant.hex()}")

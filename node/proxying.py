@@ -12,6 +12,7 @@ import trio
 from ledger import queries
 from ledger.bodies import ConfirmDeletion, RevokeAccess
 from ledger.codec import encode
+from ledger.crypto.keys import address_of
 from ledger.errors import InvalidInput, StoreError
 from ledger.state import StateReader
 from ledger.store import Store
@@ -28,6 +29,7 @@ from node.wire import (
 )
 from p2p.errors import NotAvailable, RequestFailed
 from records.access_entries import decode_query
+from records.answers import decode_answer
 from records.grants import decode_sealed
 from records.proxy import ProxyView
 from records.proxy_desk import FragmentRefused, ProxyDesk, QueryRefused
@@ -167,12 +169,29 @@ class Proxying:
             InvalidInput: no request, or a proxy that the grant does not name.
             NotFound: no such grant has been committed here.
         """
-        terms = queries.grant(self._store, decode_request(raw).request.grant_id).terms
+        request = decode_request(raw).request
+        terms = queries.grant(self._store, request.grant_id).terms
         for proxy in wanted:
             if proxy not in terms.proxies:
                 named = ", ".join(one.hex() for one in terms.proxies)
                 raise InvalidInput(f"{proxy.hex()} is no proxy of this grant; its proxies are {named}")
-        return await self._pass_all_on(REQUEST_REENCRYPTION, [(p, raw) for p in dict.fromkeys(wanted or terms.proxies)])
+        answers = await self._pass_all_on(
+            REQUEST_REENCRYPTION, [(proxy, raw) for proxy in dict.fromkeys(wanted or terms.proxies)]
+        )
+        is_own = address_of(request.requester) == self._transactions.address
+        if is_own and any(_has_reencrypted(answer) for _, answer in answers):
+            return await self._note_read(raw, answers)
+        return answers
+
+    async def _note_read(self, raw: bytes, answers: list[tuple[bytes, Relayed]]) -> list[tuple[bytes, Relayed]]:
+        """Write this institution's own reading down before it can be decrypted; otherwise hand out refusals only."""
+        try:
+            await trio.to_thread.run_sync(self._desk.note_read, raw, self._view(), limiter=self._threads)
+        except StoreError as error:
+            log.warning("a reading cannot be written down, so it does not happen", error=str(error))
+            refusal = Relayed("storage", "this node cannot write down that its institution reads; see its log", b"")
+            return [(proxy, refusal if _has_reencrypted(answer) else answer) for proxy, answer in answers]
+        return answers
 
     async def _pass_all_on(self, method: str, work: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, Relayed]]:
         answers: dict[int, Relayed] = {}
@@ -235,6 +254,16 @@ class Proxying:
                     log.warning("a deletion cannot be confirmed yet", grant=grant_id.hex(), why=outcome.detail)
                     break
         return bool(sweep.owed) or self._is_catching_up()
+
+
+def _has_reencrypted(answer: Relayed) -> bool:
+    """Tell whether an answer may hold capsule fragments; what is none is of no use to the reader."""
+    if answer.reason:
+        return False
+    try:
+        return bool(decode_answer(answer.body).fragments)
+    except InvalidInput:
+        return False
 
 
 def _shown(error: Exception) -> str:

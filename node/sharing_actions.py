@@ -6,7 +6,7 @@ Everything secret happens here, at the caller's; see `node.actions`. What nodes 
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -338,10 +338,10 @@ def grant_of(shown: answers.Grant) -> Grant:
 
 @dataclass(frozen=True, slots=True)
 class LogOfProxy:
-    """What one proxy says of who has asked for a patient's records."""
+    """What one institution says of who has asked it for a patient's records, and of what it has read itself."""
 
     proxy: bytes
-    """The proxy."""
+    """The institution."""
     entries: tuple[SignedEntry, ...]
     """Its entries about the patient, verified: none was left out, changed or reordered."""
     pages: tuple[bytes, ...]
@@ -350,10 +350,16 @@ class LogOfProxy:
     """Why there is no more; empty when all was read."""
 
 
-def audit(actor: Actor, patient: bytes) -> tuple[LogOfProxy, ...]:
-    """As a patient or a delegate who may review, read the access logs of all proxies that ever had a grant of the patient's."""
-    proxies = {proxy.address for grant in actor.client.consent.patient_grants(patient) for proxy in grant.proxies}
-    return tuple(_log_of(actor, patient, proxy) for proxy in sorted(proxies))
+def audit(actor: Actor, patient: bytes, also: Iterable[bytes] = ()) -> tuple[LogOfProxy, ...]:
+    """As a patient or a delegate who may review, read the access logs of all institutions that can have an entry about the patient.
+
+    These are the proxies and the grantees of all grants there ever were; `also` names further ones.
+    """
+    concerned = set(also)
+    institutions = {one.address for one in actor.client.institutions()}
+    for grant in actor.client.consent.patient_grants(patient):
+        concerned.update((grant.grantee, *(proxy.address for proxy in grant.proxies)))
+    return tuple(_log_of(actor, patient, one) for one in sorted(concerned & institutions))
 
 
 def _log_of(actor: Actor, patient: bytes, proxy: bytes) -> LogOfProxy:

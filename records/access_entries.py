@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a proxy writes down, signs and hands out: one entry for each request it answers, re-encrypted or refused.
 
+An institution that reads by way of its own node has an entry about itself in its own log, too: it is no proxy there, it was the reader.
+
 Entries are chained twice: to the proxy's entry before, and to its entry before about the same patient. The first chain is for the
 operator and for auditors, who see everything. The second lets a patient, who sees only what concerns the patient, tell that
 nothing was left out, changed or reordered. A signed head says how long both chains are.
@@ -15,7 +17,7 @@ import msgspec
 
 from ledger.codec import Address, Digest, PublicKeyBytes, SignatureBytes, Uint, Wire, decoder, encode
 from ledger.crypto.hashing import ZERO_DIGEST, Tag, tagged_hash
-from ledger.crypto.keys import ADDRESS_BYTES, PrivateKey, verify
+from ledger.crypto.keys import ADDRESS_BYTES, PrivateKey, address_of, verify
 from ledger.errors import InvalidInput
 from records.requests import MAX_REQUEST_RECORDS, Purpose, RefusalReason
 
@@ -196,6 +198,18 @@ class Trail:
         if not is_entry_signed(self._chain_id, signed, self._proxy_key):
             raise TrailBroken(f"entry {number} is not signed by proxy {self._proxy.hex()}")
         return entry_hash(entry)
+
+
+def is_own_read(entry: AccessEntry) -> bool:
+    """Tell whether an institution has written down its own reading: nobody is proxy of a grant to itself, so nothing else looks so."""
+    return entry.reason is None and address_of(entry.requester) == entry.proxy
+
+
+def answer_of(entry: AccessEntry) -> str:
+    """Return what an institution did, in a word or two."""
+    if entry.reason is not None:
+        return f"refused: {entry.reason.value}"
+    return "read" if is_own_read(entry) else "re-encrypted"
 
 
 def entry_hash(entry: AccessEntry) -> bytes:

@@ -30,6 +30,7 @@ from records.access_entries import (
     is_entry_signed,
     sign_entry,
 )
+from records.feed_cursor import FeedCursor
 from records.requests import RefusalReason
 from records.sqlite_file import SqliteFile
 
@@ -103,6 +104,8 @@ class AccessLog:
         try:
             with self._file.transaction() as connection:
                 self._count, self._last = self._newest(connection)
+            self.cursor = FeedCursor(self._file)
+            """How far the entries have been brought to a contract."""
         except BaseException:
             self._file.close()
             raise

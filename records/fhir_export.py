@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from ledger.crypto.keys import address_of
 from ledger.labels import Label
 from ledger.sharing import Grant, grant_id
-from records.access_entries import SignedEntry, entry_hash
+from records.access_entries import SignedEntry, answer_of, entry_hash
 from records.strict_json import JsonObject, JsonValue
 
 _HL7 = "http://terminology.hl7.org/CodeSystem/"
@@ -99,7 +99,7 @@ def audit_event(chain_id: bytes, signed: SignedEntry) -> JsonObject:
         "action": "R",
         "recorded": instant(entry.timestamp_ms),
         "outcome": "4" if entry.reason else "0",
-        "outcomeDesc": f"refused: {entry.reason.value}" if entry.reason else "re-encrypted",
+        "outcomeDesc": answer_of(entry),
         "purposeOfEvent": [_concept("v3-ActReason", entry.purpose)],
         "agent": [
             {

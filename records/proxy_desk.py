@@ -5,11 +5,13 @@ R1 an answer leaves only after its entry is durable in the access log; when the 
 R2 nothing is served before the first sweep: a proxy that was away deletes the fragments of grants revoked meanwhile first.
 R3 a fragment that was swept does not come back: what arrives with an older view of the chain than the last sweep's has to come again.
 R4 what strangers can make a proxy write is bounded: beyond that their requests are dropped without an answer.
+R5 what this institution reads itself, by way of its own node, is written down here as well, before it can be decrypted.
 
 All calls block (an answer takes a sync of the disk and 0.6 ms a record) and are safe from several worker threads.
 """
 
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from ledger.acts import may_act
@@ -37,9 +39,12 @@ from records.requests import (
     RefusalReason,
     SignedRequest,
     decode_request,
+    is_signed,
     request_digest,
 )
 
+REMEMBERED_READS = 1_024
+"""Own requests of which it is remembered that they are written down: each goes to several proxies, within seconds."""
 STRANGERS_BURST = 256
 """Refusals of strangers that are written down at once."""
 STRANGERS_INTERVAL_MS = 1_000
@@ -119,6 +124,35 @@ class ProxyDesk:
         self._swept_height = -1
         # Guards the window, the allowance and the order of sweeps and arrivals; re-encryption runs outside.
         self._mutex = threading.Lock()
+        self._noted: OrderedDict[bytes, None] = OrderedDict()
+        self._noting = threading.Lock()
+
+    @property
+    def log(self) -> AccessLog:
+        """The access log."""
+        return self._log
+
+    def note_read(self, raw: bytes, view: ProxyView) -> None:
+        """Write down that this institution reads: its own signed request, which a proxy has answered; once for each request.
+
+        Raises:
+            InvalidInput: no request, or none that this institution's key has signed: nobody else can make it say that it has read.
+            StoreError: the log cannot be written; what was read must not be handed out.
+        """
+        signed = decode_request(raw)
+        request = signed.request
+        if request.requester != self._key.public_key or not is_signed(self._chain_id, signed):
+            raise InvalidInput("the request is not signed by this institution")
+        grant = State(view.reader).get(GRANTS, request.grant_id)
+        digest = request_digest(self._chain_id, request)
+        # Held over the write: the answers of two proxies may come at the same time.
+        with self._noting:
+            if digest in self._noted:
+                return
+            self._log.append(self._access(view, signed, grant, None, ()))
+            self._noted[digest] = None
+            if len(self._noted) > REMEMBERED_READS:
+                self._noted.popitem(last=False)
 
     def take_fragment(self, raw: bytes, view: ProxyView) -> bytes:
         """Open, verify and keep a key fragment that a patient sent; return the signed receipt.
