@@ -83,6 +83,9 @@ class NodeConfig(BaseModel):
     """Most bytes of off-chain batches' data kept here; a member that has no room left votes for no further batches."""
     watch: bool = True
     """Whether to execute the batches of all off-chain contracts again, and to challenge those that are wrong."""
+    access_log_contract: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|off)?$")] = ""
+    """Identifier of the off-chain contract that this institution's accesses are logged in; "off": in none. Empty: the only open access log
+    that names this institution as a writer and is operated by a registered institution; if there are several, in none."""
     store_limit_bytes: Annotated[int, Field(ge=16 * _MIB)] = 256 * _GIB
     """Size up to which the chain's database may grow, in bytes; the node stops writing, with a reason, when it is reached."""
 
