@@ -30,15 +30,6 @@ decode_commitment = decoder(BatchCommitment, MAX_COMMITMENT_BYTES, name="commitm
 """Decode what the chain keeps of a batch; raises `InvalidInput`."""
 
 
-class BatchOf(msgspec.Struct, frozen=True):
-    """A committed batch as a node shows it."""
-
-    number: int
-    """Its number."""
-    commitment: bytes
-    """The commitment, encoded."""
-
-
 class ContractOf(msgspec.Struct, frozen=True):
     """An access-log contract as a node shows it."""
 
@@ -59,8 +50,8 @@ class ContractReads(Protocol):
         """Yield all access-log contracts, ended ones as well."""
         ...
 
-    def batches(self, contract_id: bytes) -> Sequence[BatchOf]:
-        """Return the committed batches that count, in order."""
+    def commitments(self, contract_id: bytes) -> Sequence[bytes]:
+        """Return the commitments of all batches that count, encoded, in order."""
         ...
 
     def data(self, contract_id: bytes, number: int) -> bytes | None:
@@ -141,7 +132,7 @@ def look_at(
 ) -> ContractView:
     """Return what a contract says about a patient, as far as it can be checked."""
     contract_id = contract.contract_id
-    batches = [(one.number, decode_commitment(one.commitment)) for one in reads.batches(contract_id)]
+    batches = [decode_commitment(raw) for raw in reads.commitments(contract_id)]
     parameters = AccessLogParameters(contract.writers)
     if known is not None and known.batch >= len(batches):
         known = None  # fraud has undone what was thought final: impossible, unless the node shows another chain
@@ -150,7 +141,8 @@ def look_at(
     trouble = ""
     gap = first
     # Backwards: old data goes first, and what is left must be connected.
-    for number, commitment in reversed(batches[first:]):
+    for number in range(len(batches) - 1, first - 1, -1):
+        commitment = batches[number]
         try:
             if (commitment.contract_id, commitment.number) != (contract_id, number):
                 raise InvalidInput(f"the node shows another batch in the place of batch {number}")
@@ -165,15 +157,14 @@ def look_at(
     before: tuple[LoggedAccess, ...] = ()
     if gap > first:
         # What was known does not connect any more; begin at the gap, where the state may still be proved.
-        begun = _head_at(reads, contract_id, patient, batches[gap - 1][1]) if gap < len(batches) else None
-        from_ms = batches[gap - 1][1].until_ms
+        begun = _head_at(reads, contract_id, patient, batches[gap - 1]) if gap < len(batches) else None
+        from_ms = batches[gap - 1].until_ms
         if begun is None:
             return _view(contract, BEGINNING, found, trouble=trouble, from_ms=from_ms)
         start = begun
     elif known is not None:
         start, before, from_ms = known.start, known.accesses, known.from_ms
-    commitments = [commitment for _, commitment in batches]
-    return _held(reads, patient, contract, commitments, start, [*before, *found], from_ms)
+    return _held(reads, patient, contract, batches, start, [*before, *found], from_ms)
 
 
 def _held(
