@@ -5,12 +5,12 @@ The contracts are read before the logs. A feed logs only what stands in a log al
 no contract yet, and never the other way round.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 
-from contracts.machines.access_log import ACCESS_LOG, AccessHead, AccessLogParameters
+from contracts.machines.access_log import AccessHead, AccessLogParameters
 from ledger.codec import Address, Digest, Uint, Wire, decoder
 from ledger.errors import InvalidInput, NotFound, SpchainError
 from ledger.offchain import BatchCommitment
@@ -104,8 +104,8 @@ def audit_all(
     actor: Actor, patient: bytes, reads: ContractReads, only: bytes | None = None, known: Sequence[Known] = ()
 ) -> AuditResult:
     """Read contracts and logs and compare them; `only` names the one contract to look at. Raises `InvalidInput`, `NotFound`."""
-    chain_id = actor.rules.chain_id
-    views = look_at_all(reads, chain_id, patient, only, known)
+    institutions = {one.address for one in actor.client.institutions()}
+    views = look_at_all(reads, actor.rules.chain_id, patient, institutions, only, known)
     writers = {one.writer for view in views for one in view.accesses}
     logs = audit(actor, patient, writers)
     shown = [ShownLog(log.proxy, log.entries, not log.trouble) for log in logs]
@@ -113,14 +113,22 @@ def audit_all(
 
 
 def look_at_all(
-    reads: ContractReads, chain_id: bytes, patient: bytes, only: bytes | None = None, known: Sequence[Known] = ()
+    reads: ContractReads,
+    chain_id: bytes,
+    patient: bytes,
+    institutions: Collection[bytes],
+    only: bytes | None = None,
+    known: Sequence[Known] = (),
 ) -> list[ContractView]:
-    """Look at every access-log contract of the network, or at one. Raises `NotFound` when that one is no such contract."""
+    """Look at the access-log contracts of institutions, or at one of whomever. Raises `NotFound` when that one is no such contract.
+
+    Anybody can open a contract and fill it: those of strangers are not even fetched unless somebody asks for one.
+    """
     remembered = {one.contract_id: one for one in known if one.patient == patient}
     views = [
         look_at(reads, chain_id, patient, contract, remembered.get(contract.contract_id))
         for contract in reads.access_logs()
-        if only is None or contract.contract_id == only
+        if (contract.operator in institutions if only is None else contract.contract_id == only)
     ]
     if only is not None and not views:
         raise NotFound(f"{only.hex()} is no access-log contract of this network")
@@ -237,8 +245,3 @@ def _view(
         start=start,
         trouble=trouble,
     )
-
-
-def is_access_log(machine: str, version: int) -> bool:
-    """Tell whether a contract is one whose accesses can be read here."""
-    return (machine, version) == (ACCESS_LOG.name, ACCESS_LOG.version)

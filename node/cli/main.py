@@ -4,6 +4,7 @@
 import typer
 
 from node.cli import (
+    audit,
     chain,
     contracts,
     delegates,
@@ -44,6 +45,7 @@ reputation.add_to(app)
 proofs.add_to(app)
 grants.add_to(app)
 sharing.add_to(app)
+audit.add_to(app)
 app.add_typer(run.app, name="node")
 app.add_typer(network.app, name="genesis")
 app.add_typer(keys.app, name="key")

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`spchain read` and `spchain audit`."""
+"""`spchain read`."""
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ledger.errors import InvalidInput
-from node.cli.access import Names, actor, address_in, connect
-from node.cli.grants import GrantArgument, grant_in, numbers
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, emit, moment, note, table, warn
+from node.cli.access import Names, actor, connect
+from node.cli.grants import GrantArgument, grant_in
+from node.cli.shell import JsonOption, NodeOption, PassphraseOption, emit, note, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.actions import Actor
-    from node.sharing_actions import LogOfProxy, Reading
+    from node.sharing_actions import Reading
 
 MAX_RECORDS = 10_000
 """More than any patient's history; bounds what one call reads without being told which."""
@@ -31,9 +31,8 @@ ReaderKeyOption = Annotated[str, typer.Option(help="Key file of the grantee.", m
 
 
 def add_to(root: typer.Typer) -> None:
-    """Add the verbs."""
+    """Add the verb."""
     root.command()(read)
-    root.command()(audit)
 
 
 def read(
@@ -132,102 +131,3 @@ def _show_outcomes(done: "Sequence[dict[str, str]]", names: Names) -> None:
     for one in done:
         why = ": ".join(part for part in (one["reason"], one["detail"]) if part)
         note(f"{names(bytes.fromhex(one['proxy']))} {one['outcome']}" + (f": {why}" if why else ""))
-
-
-def audit(
-    key: Annotated[
-        str, typer.Option(help="The patient's key file, or that of a delegate who may review.", metavar="FILE")
-    ],
-    patient: Annotated[
-        str | None, typer.Option(help="As a delegate: address or key file of the patient.", metavar="PATIENT")
-    ] = None,
-    fhir: Annotated[
-        str | None,
-        typer.Option(help="Write AuditEvent, Consent and Provenance resources (FHIR R4) there, too.", metavar="DIR"),
-    ] = None,
-    pages: Annotated[
-        str | None,
-        typer.Option(help="Write the logs as signed there, too, for spchain proof export access.", metavar="DIR"),
-    ] = None,
-    passphrase_file: PassphraseOption = None,
-    node: NodeOption = None,
-    json_output: JsonOption = False,
-) -> None:
-    """Show who has asked for a patient's records, which proxy has re-encrypted, and who was refused and why.
-
-    Every proxy's log is checked: what was left out, changed or reordered is named.
-
-    Example: spchain audit --key maria.json --fhir audit
-    """
-    del json_output
-    from node.sharing_actions import audit as ask
-
-    with connect(node) as client:
-        viewer = actor(client, key, passphrase_file)
-        concerned = viewer.keys.identifier if patient is None else address_in(patient, "patient")
-        logs = ask(viewer, concerned)
-        files = [] if fhir is None else _export(viewer, concerned, logs, Path(fhir).expanduser())
-        signed = [] if pages is None else _keep_pages(logs, Path(pages).expanduser())
-        _show_audit(logs, [*files, *signed], Names(client))
-        unseen = [one for one in client.consent.emergencies(concerned) if not one.verdict]
-        if unseen:
-            warn(
-                f"{len(unseen)} emergencies wait for your review: spchain emergency list {concerned.hex()}, then "
-                "spchain emergency review"
-            )
-
-
-def _show_audit(logs: "Sequence[LogOfProxy]", files: list[Path], names: Names) -> None:
-    from ledger.crypto.keys import address_of
-    from node.readable import readable
-
-    entries = sorted(
-        (signed.entry for log in logs for signed in log.entries), key=lambda entry: (entry.timestamp_ms, entry.proxy)
-    )
-    answer: dict[str, Any] = {
-        "entries": [{**readable(entry), "requester_address": address_of(entry.requester).hex()} for entry in entries],
-        "proxies": [{"address": log.proxy.hex(), "entries": len(log.entries), "trouble": log.trouble} for log in logs],
-        "files": [str(file) for file in files],
-    }
-    rows = [
-        (
-            moment(entry.timestamp_ms),
-            names(address_of(entry.requester)),
-            numbers(entry.records),
-            entry.purpose,
-            names(entry.proxy),
-            "re-encrypted" if entry.reason is None else f"refused: {entry.reason.value}",
-        )
-        for entry in entries
-    ]
-    columns = ("TIME", "WHO ASKED", "RECORDS", "PURPOSE", "PROXY", "RESULT")
-    emit(answer, lambda: table(columns, rows, "nobody has asked for your records"))
-    for log in logs:
-        if log.trouble:
-            warn(f"the log of {names(log.proxy)} cannot be read to its end: {log.trouble}")
-    if files:
-        note(f"wrote {len(files)} files to {', '.join(sorted({str(file.parent) for file in files}))}")
-
-
-def _keep_pages(logs: "Sequence[LogOfProxy]", directory: Path) -> list[Path]:
-    from node.files import replace_file
-
-    files = []
-    for log in logs:
-        for number, page in enumerate(log.pages):
-            path = directory / f"{log.proxy.hex()}-{number}.access"
-            replace_file(path, page, mode=0o600)
-            files.append(path)
-    return files
-
-
-def _export(viewer: "Actor", patient: bytes, logs: "Sequence[LogOfProxy]", directory: Path) -> list[Path]:
-    from node.audit_export import resources
-    from node.files import replace_file
-
-    files = []
-    for name, content in resources(viewer, patient, logs):
-        path = directory / name
-        replace_file(path, content, mode=0o600)
-        files.append(path)
-    return files

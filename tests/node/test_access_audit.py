@@ -427,7 +427,7 @@ def test_a_memory_of_another_patient_or_of_more_than_there_is_is_not_used(networ
     network.both(H1)
     network.done()
     memory = remember(MARIA, [view(network)])
-    (of_paul,) = look_at_all(network, CHAIN_ID, PAUL, None, memory.known)
+    (of_paul,) = look_at_all(network, CHAIN_ID, PAUL, {OPERATOR.address}, None, memory.known)
     assert (of_paul.is_explained, of_paul.accesses) == (True, ())
     beyond = msgspec.structs.replace(memory.known[0], batch=5, accesses=())
     assert len(look_at(network, CHAIN_ID, MARIA, network.contract, beyond).accesses) == 1
@@ -448,7 +448,13 @@ def test_a_memory_that_was_changed_does_not_come_to_the_head(network: Network) -
             decode_memory(damaged)
 
 
-def test_a_contract_that_is_none_is_not_found(network: Network) -> None:
-    assert len(look_at_all(network, CHAIN_ID, MARIA, CONTRACT)) == 1
+def test_contracts_of_strangers_are_looked_at_only_when_named(network: Network) -> None:
+    network.both(H1)
+    network.done()
+    assert len(look_at_all(network, CHAIN_ID, MARIA, {OPERATOR.address})) == 1
+    network.gone = {0}
+    assert look_at_all(network, CHAIN_ID, MARIA, WRITERS) == []
+    (found,) = look_at_all(network, CHAIN_ID, MARIA, WRITERS, CONTRACT)
+    assert found.trouble
     with pytest.raises(NotFound):
-        look_at_all(network, CHAIN_ID, MARIA, bytes(32))
+        look_at_all(network, CHAIN_ID, MARIA, WRITERS, bytes(32))
