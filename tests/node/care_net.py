@@ -81,13 +81,15 @@ class Care:
         )
         await self.commit(MEMBERS[0], body)
 
-    async def grant(self, proxies: list[Identity], until_ms: int | None = None) -> PreparedGrant:
-        """Commit a grant to the reader by way of proxies, two of which are needed; nothing is delivered."""
+    async def grant(
+        self, proxies: list[Identity], until_ms: int | None = None, grantee: Identity = READER
+    ) -> PreparedGrant:
+        """Commit a grant by way of proxies, two of which are needed; nothing is delivered."""
         choice = GrantChoice(
             patient=MARIA.address,
             generation=0,
-            grantee=READER.address,
-            receiving_key=READER.public.reencryption_key,
+            grantee=grantee.address,
+            receiving_key=grantee.public.reencryption_key,
             records=None,
             purposes=("TREAT",),
             from_ms=now_ms() - 60_000,
@@ -126,9 +128,11 @@ class Care:
             nonce=secrets.token_bytes(NONCE_BYTES),
         )
 
-    async def read(self, prepared: PreparedGrant) -> tuple[bytes | None, dict[bytes, str], list[bytes]]:
+    async def read(
+        self, prepared: PreparedGrant, identity: Identity = READER, node: int = 0
+    ) -> tuple[bytes | None, dict[bytes, str], list[bytes]]:
         """Ask proxies as a reader does; returns the bundle if enough helped, refusals by proxy, and proxies that failed."""
-        signed = self.request(prepared)
+        signed = self.request(prepared, identity)
         grant = self.state_of(prepared)
         collection = Collection(
             CHAIN,
@@ -138,14 +142,14 @@ class Care:
             {member.address: member.public.public_key for member in MEMBERS},
         )
         while not collection.is_complete() and (wanted := collection.ask()):
-            for proxy, answer in await self.net.nodes[0].service.proxying.ask_proxies(encode(signed), wanted):
+            for proxy, answer in await self.net.nodes[node].service.proxying.ask_proxies(encode(signed), wanted):
                 if answer.reason:
                     collection.fail(proxy, answer.reason)
                 else:
                     collection.add(proxy, answer.body)
         bundle = None
         if collection.is_complete():
-            bundle = open_shared(self.blobs[0], READER.reencryption, collection.fragments(0))
+            bundle = open_shared(self.blobs[0], identity.reencryption, collection.fragments(0))
         refusals = {proxy: reason.value for proxy, reason in collection.refusals.items()}
         return bundle, refusals, [fault.proxy for fault in collection.faults]
 

@@ -22,7 +22,8 @@ from node.run import open_desk
 from node.submission import SubmitOutcome
 from node.wire import REQUEST_ACCESS_LOG, REQUEST_FRAGMENT, REQUEST_REENCRYPTION, Relayed, decode_relayed
 from p2p.errors import NotAvailable, RequestFailed, RequestFailure
-from records.access_entries import sign_query
+from records.access_entries import decode_page, is_own_read, sign_query
+from records.access_log import AccessLog
 from records.answers import decode_answer
 from records.grants import FragmentParcel, SealedFragment, decode_sealed
 from records.proxy_desk import ProxyDesk
@@ -79,6 +80,50 @@ async def test_a_proxy_that_is_down_is_named_and_the_others_serve(tmp_path: Path
         bundle, refusals, faults = await care.read(prepared)
         assert (bundle, refusals, faults) == (BUNDLE, {}, [D.address])
         assert (await care.deliver(prepared))[D.address] == "unreachable"
+
+
+async def test_an_institution_that_reads_by_way_of_its_own_node_has_it_in_its_own_log(tmp_path: Path) -> None:
+    async with Net(tmp_path) as net:
+        care = Care(net)
+        await care.found()
+        prepared = await care.grant([B, C, D], grantee=A)
+        await care.deliver(prepared)
+
+        def own_log(node: int) -> AccessLog:
+            return net.nodes[node].service._proxying._desk.log
+
+        assert (await care.read(prepared, A))[0] == BUNDLE
+        (noted,) = own_log(0).entries(0)
+        assert is_own_read(noted.entry), "once, though two proxies have answered, each asked for itself"
+        assert (noted.entry.patient, noted.entry.records) == (MARIA.address, (0,))
+        served = [signed.entry for node in (1, 2, 3) for signed in own_log(node).entries(0)]
+        assert {entry.request_digest for entry in served} == {noted.entry.request_digest}
+        assert not any(map(is_own_read, served))
+        # Refused, it has read nothing; and by way of another node its own knows nothing of it.
+        refused = encode(care.request(prepared, A, purpose="HMARKT"))
+        await net.nodes[0].service.proxying.ask_proxies(refused, (B.address,))
+        assert (await care.read(prepared, A, node=1))[0] == BUNDLE
+        assert len(own_log(0)) == 1
+        query = sign_query(CHAIN, MARIA.signing, proxy=A.address, patient=MARIA.address, start=0, issued_ms=now_ms())
+        _, answer = await net.nodes[1].service.proxying.ask_log(encode(query))
+        assert decode_page(answer.body).entries == (noted,)
+
+
+async def test_what_cannot_be_written_down_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Net(tmp_path) as net:
+        care = Care(net)
+        await care.found()
+        prepared = await care.grant([B, C, D], grantee=A)
+        await care.deliver(prepared)
+        desk = net.nodes[0].service._proxying._desk
+
+        def fails(*_: object) -> None:
+            raise StoreError("input/output error")
+
+        monkeypatch.setattr(desk, "note_read", fails)
+        asked = await net.nodes[0].service.proxying.ask_proxies(encode(care.request(prepared, A)), ())
+        assert {answer.reason for _, answer in asked} == {"storage"}
+        assert not any(answer.body for _, answer in asked)
 
 
 async def test_a_proxy_that_was_away_deletes_before_it_serves_anybody(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ledger.codec import encode
 from ledger.crypto.reencryption import DecryptionFailed, InvalidFragment, encrypt
 from ledger.errors import InvalidInput
 from ledger.sharing import Grant, fragment_digest, grant_id
-from records.access_entries import AccessEntry, Trail, decode_page, sign_query
+from records.access_entries import AccessEntry, Trail, decode_page, is_own_read, sign_query
 from records.answers import decode_answer
 from records.blob_store import StorageFull
 from records.fragment_store import FragmentStore
@@ -414,3 +414,36 @@ def test_a_full_store_refuses_a_fragment_and_changes_nothing(world: World) -> No
         store.put(b"b" * 32, fragments[2], 1)  # in place of another there is room
         assert len(store) == 2
         assert bytes(store.get(b"b" * 32) or b"") == bytes(fragments[2])
+
+
+# ---------------------------------------------------------------- what the institution reads itself
+
+
+def test_an_institution_notes_its_own_reading_once_and_nobody_elses(world: World) -> None:
+    prepared = world.grant(grantee=testing.key(4).address, receiving_key=testing.encryption_key(4))
+    signed = world.request(prepared, key=testing.key(4))
+    reader = world.desks[testing.key(4).address]
+    for _ in range(3):
+        reader.note_read(encode(signed), world.view())
+    log = world.logs[testing.key(4).address]
+    (noted,) = log.entries(0)
+    assert is_own_read(noted.entry)
+    assert (noted.entry.patient, noted.entry.fragments_digest) == (world.patient.address, bytes(32))
+    forged = encode(msgspec.structs.replace(signed, signature=bytes(64)))
+    others = encode(world.request(prepared))
+    for raw in (forged, others, b"", b"\xc1"):
+        with pytest.raises(InvalidInput):
+            reader.note_read(raw, world.view())
+    with pytest.raises(InvalidInput):
+        world.desks[PROXIES[0]].note_read(encode(signed), world.view())
+    assert len(log) == 1
+    log.verify()
+
+
+def test_a_refusal_of_an_own_request_is_no_reading(world: World) -> None:
+    """An institution asks itself, by a grant that it is no proxy of: refused, and told apart from a reading."""
+    prepared = world.grant(grantee=testing.key(4).address, receiving_key=testing.encryption_key(4))
+    own = testing.key(4).address
+    assert said(world, world.request(prepared, key=testing.key(4)), own) is RefusalReason.NOT_A_PROXY
+    (entry,) = world.logs[own].entries(0)
+    assert not is_own_read(entry.entry)
