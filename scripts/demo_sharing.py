@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from node.access_check import CheckedEntry
 from node.actions import Actor, NetworkRules, WrittenRecord
 from node.api import sharing_models as answers
 from node.client import NodeClient
@@ -20,11 +21,13 @@ from node.devnet import Devnet
 from node.identity import Identity
 from node.label_actions import apply_label, ask_for_label, open_label_request, permit_label, prover_of, record_of
 from node.proving import NothingPinned, ProvedState, export
-from node.sharing_actions import Given, LogOfProxy, NotShared, Reading, audit, choose_proxies, give, read_shared, revoke
+from node.sharing_actions import Given, LogOfProxy, NotShared, Reading, choose_proxies, give, read_shared, revoke
+from records.access_entries import answer_of, is_own_read
 from records.claims import AccessClaim, Claim, EvidenceRefused, GrantClaim, HistoryClaim, LabelClaim, RevocationClaim
 from records.evidence import Findings, verify
 from records.fhir import validate_bundle
 from records.grants import GrantChoice
+from scripts.demo_access import AccessContract, place_of
 from scripts.demo_epochs import PATIENCE_S, DemoFailure, leader_index
 
 AUTHOR = 0
@@ -35,6 +38,8 @@ PURPOSE, OTHER_PURPOSE = "TREAT", "HMARKT"
 """Treatment is granted; marketing is not."""
 KEYBLOCKS_S = 300.0
 """Two keyblocks take half a minute on average; luck, or a slow machine, may make it several."""
+ACCESSES_S = 60.0
+"""Entries wait for their operator's next batch, a second; and for a node that was away."""
 TRANSIENT = ("catching_up", "busy")
 """Reasons that pass by themselves."""
 GRANTED_MS = 3_600_000
@@ -76,6 +81,11 @@ class Sharing:
     facts: list[tuple[str, str]] = field(default_factory=list)
     """Lines of the summary."""
 
+    def __post_init__(self) -> None:
+        """Take the console over."""
+        self.access = AccessContract(self.console)
+        """The contract that all accesses are logged in."""
+
     # ------------------------------------------------------------------ while all nodes run
 
     def grant(self) -> None:
@@ -84,6 +94,9 @@ class Sharing:
         # B's own node and the patient's way in stay up when the leader is killed.
         self.reader = next(index for index in range(1, len(self.clients)) if index != away)
         client, reader = self.clients[AUTHOR], self._identity(self.reader)
+        operator = Actor(self.clients[self.reader], reader, rules=self.rules)
+        writers = [self._identity(index).address for index in range(len(self.clients))]
+        self.access.open(operator, self._title(self.reader), writers)
         choice = GrantChoice(
             patient=self.patient.address,
             generation=0,
@@ -209,11 +222,16 @@ class Sharing:
 
     def look_back(self, directory: Path) -> None:
         """The patient sees who has asked; whatever happened is proved to somebody who has one hash and no network."""
-        logs = audit(self._patient_at(AUTHOR), self.patient.address)
-        self._check_logs(logs)
-        self.console.print(self._asked(logs))
+        patient = self._patient_at(AUTHOR)
+        until(lambda: self.access.is_complete(patient), "all accesses stand in the contract", ACCESSES_S)
+        found = self.access.look(patient)
+        self._check_logs(found.logs)
+        self.console.print(self._asked(found.checked.entries))
+        self.access.tell(found)
+        self.facts += self.access.facts
         entries = sorted(
-            (signed for log in logs for signed in log.entries), key=lambda one: (one.entry.proxy, one.entry.number)
+            (signed for log in found.logs for signed in log.entries if not is_own_read(signed.entry)),
+            key=lambda one: (one.entry.proxy, one.entry.number),
         )
         grant_id, address = self._given.grant_id, self.patient.address
         claims: dict[str, Claim] = {
@@ -226,6 +244,9 @@ class Sharing:
         height = self.clients[AUTHOR].status().height
         with self.console.status("waiting for a keyblock that proves it …"):
             until(lambda: self._is_proved(height), "a keyblock that proves it", KEYBLOCKS_S)
+            logged = self.access.claim(patient)
+            if logged is not None:
+                claims["access-log"] = logged
             files = {name: export(self.clients[AUTHOR], claim) for name, claim in claims.items()}
         for name, (raw, made) in files.items():
             (directory / f"{name}.evidence").write_bytes(raw)
@@ -266,21 +287,20 @@ class Sharing:
                 raise DemoFailure(f"the log of {self._name_of(log.proxy)} cannot be read: {log.trouble}")
         given = (signed.entry.reason for log in logs for signed in log.entries)
         reasons = Counter(reason for reason in given if reason not in TRANSIENT)
-        wanted = {None: THRESHOLD, "wrong_purpose": PROXIES - 1, "revoked": PROXIES - 1}
+        # The reader's own node has noted the reading as well.
+        wanted = {None: THRESHOLD + 1, "wrong_purpose": PROXIES - 1, "revoked": PROXIES - 1}
         if reasons != wanted:
             raise DemoFailure(f"the access logs say {dict(reasons)}, not {wanted}")
 
-    def _asked(self, logs: Sequence[LogOfProxy]) -> Table:
+    def _asked(self, entries: Sequence[CheckedEntry]) -> Table:
         table = Table(title="Who has asked for the patient's record", title_justify="left")
-        for title in ("proxy", "who asked", "for", "answer"):
+        for title in ("logged by", "who asked", "for", "answer", "in the contract"):
             table.add_column(title)
-        for log in logs:
-            for signed in log.entries:
-                entry = signed.entry
-                is_reader = entry.requester == self._identity(self.reader).public.public_key
-                who = self._title(self.reader) if is_reader else entry.requester.hex()[:16]
-                answer = f"refused: {entry.reason.value}" if entry.reason else "re-encrypted"
-                table.add_row(self._name_of(log.proxy), who, entry.purpose, answer)
+        for one in sorted(entries, key=lambda one: (one.signed.entry.proxy, one.signed.entry.number)):
+            entry = one.signed.entry
+            is_reader = entry.requester == self._identity(self.reader).public.public_key
+            who = self._title(self.reader) if is_reader else entry.requester.hex()[:16]
+            table.add_row(self._name_of(entry.proxy), who, entry.purpose, answer_of(entry), place_of(one))
         return table
 
     # ------------------------------------------------------------------ small things

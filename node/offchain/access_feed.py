@@ -54,7 +54,7 @@ POLL_S = 0.25
 """Between two looks for new entries: a log's length, in memory."""
 RETRY_S = 1.0
 """First pause after a failure; it doubles up to `MAX_RETRY_S`."""
-MAX_RETRY_S = 30.0
+MAX_RETRY_S = 5.0
 MAX_REQUEST_PATIENTS = 12
 """Patients in one request: a challenge must prove the entry of each, and a request that needs too many proofs is refused in part."""
 SILENT_MS = 60_000
