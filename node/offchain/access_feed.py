@@ -14,6 +14,7 @@ operate is never chosen by itself, and a second one that appears later changes n
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 import structlog
@@ -102,7 +103,7 @@ class AccessFeed:
         operators: Operators,
         fetch: Callable[[BatchCommitment], Awaitable[bytes]],
         configured: str = "",
-        hold: Callable[[SignedReceipt], None] | None = None,
+        hold: Callable[[SignedReceipt], Awaitable[None]] | None = None,
     ) -> None:
         """Begin where the log's cursor is.
 
@@ -114,7 +115,7 @@ class AccessFeed:
             operators: the way to operators.
             fetch: gives the published data of a batch; raises `NotFound`.
             configured: identifier of the contract in hexadecimal, `OFF`, or empty to find it.
-            hold: takes receipts whose batch is to be watched.
+            hold: takes receipts, to challenge a batch that breaks one; raises for those that it cannot watch.
         """
         self._log, self._cursor = access_log, access_log.cursor
         self._store, self._chain_id, self._key = store, chain_id, key
@@ -327,9 +328,10 @@ class AccessFeed:
         self._state = await self._in_thread(
             self._cursor.accept, state, receipt.number, [number for number, _ in refused]
         )
-        if self._hold is not None:
-            self._hold(outcome.answer.signed)
         self._promised = (now_ms(), receipt.number)
+        if self._hold is not None:
+            with suppress(SpchainError):  # this node watches no contracts, or operates this one itself
+                await self._hold(outcome.answer.signed)
         if not refused:
             self._operations = MAX_OPERATIONS
             return

@@ -1,0 +1,607 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The feed of the access log: every entry once, through crashes between any two steps, refusals, lies, fraud, and the wrong contracts."""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from contracts.machine import Outcome
+from contracts.machines.access_log import AccessLogParameters, LogAccess
+from contracts.machines.micro_fees import MicroFeesParameters
+from contracts.requests import sign_request
+from ledger import testing
+from ledger.bodies import RegisterInstitution
+from ledger.codec import encode
+from ledger.contract_bodies import CloseContract, OpenContract
+from ledger.contract_state import contract_id_of
+from ledger.crypto.keys import PrivateKey, address_of
+from ledger.errors import InvalidInput, NotFound, StoreError
+from ledger.offchain import BatchCommitment, SignedReceipt
+from ledger.transactions import CheckedTransaction
+from node.config import NodeConfig
+from node.offchain.access_feed import OFF, AccessFeed, Trouble, operation_of
+from node.offchain.statuses import RequestStatus, SendOutcome, refused
+from records.access_entries import entry_hash
+from records.access_log import Access, AccessLog
+from records.feed_cursor import FeedState, UnderWay
+from records.requests import RefusalReason
+from tests.node.kit import until
+from tests.node.offchain_kit import CHAIN, CONTRACT, OPERATOR, World
+
+H1, H2 = testing.key(1), testing.key(2)
+PATIENTS = [testing.key(50 + number).address for number in range(40)]
+READER = testing.key(3)
+
+
+def access(patient: bytes, number: int = 0) -> Access:
+    return Access(
+        patient=patient,
+        grant_id=b"g" * 32,
+        records=(0,),
+        requester=READER.public_key,
+        purpose="TREAT",
+        emergency=None,
+        reason=RefusalReason.REVOKED if number % 3 == 2 else None,
+        request_digest=number.to_bytes(32, "big"),
+        fragments_digest=bytes(32),
+        head_height=number,
+        timestamp_ms=1_000 + number,
+    )
+
+
+def opened(number: int = 0, *writers: PrivateKey) -> OpenContract:
+    listed = tuple(sorted(one.address for one in writers or (H1, H2)))
+    return OpenContract(number, "access_log", 1, encode(AccessLogParameters(listed)), 20_000)
+
+
+class Way:
+    """The way to the operator: to the one that runs, with whatever a test does to it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.sent: list[bytes] = []
+        self.instead: Callable[[bytes], list[SendOutcome] | None] = lambda _raw: None
+        self.after: Callable[[], None] = lambda: None
+
+    async def send(self, contract_id: bytes, raws: Sequence[bytes]) -> list[SendOutcome]:
+        self.sent += raws
+        told = self.instead(raws[0])
+        if told is not None:
+            await trio.lowlevel.checkpoint()
+            return told
+        outcomes = await self.world.operating.send(contract_id, raws)
+        self.after()
+        return outcomes
+
+    async def next_sequence(self, contract_id: bytes, sender: bytes) -> int:
+        await trio.lowlevel.checkpoint()
+        return self.world.operating.next_sequence(contract_id, sender)
+
+    async def status_of(self, contract_id: bytes, sender: bytes, sequence: int) -> RequestStatus | None:
+        return await self.world.operating.status_of(contract_id, sender, sequence)
+
+
+class Hospital:
+    """An institution's log on a disk, and its feed; `restarted` is what a kill leaves."""
+
+    def __init__(self, folder: Path, world: World, key: PrivateKey = H1) -> None:
+        self.path, self.world, self.key = folder / "access-log.sqlite", world, key
+        self.way = Way(world)
+        self.held: list[SignedReceipt] = []
+        self.log = AccessLog(self.path, chain_id=CHAIN, key=key)
+        self.feed = self.start()
+
+    def start(self, configured: str = CONTRACT.hex()) -> AccessFeed:
+        self.feed = AccessFeed(
+            access_log=self.log,
+            store=self.world.chain.store,
+            chain_id=CHAIN,
+            key=self.key,
+            operators=self.way,
+            fetch=self.fetch,
+            configured=configured,
+            hold=self.hold,
+        )
+        self.world.chain.told[:] = [tell for tell in self.world.chain.told if tell != self._committed]
+        self.world.chain.told.append(self._committed)
+        return self.feed
+
+    async def hold(self, signed: SignedReceipt) -> None:
+        await trio.lowlevel.checkpoint()
+        self.held.append(signed)
+        raise InvalidInput("this node does not watch this contract")
+
+    def _committed(self, transactions: Sequence[CheckedTransaction]) -> None:
+        self.feed.committed(tuple(transactions))
+
+    async def fetch(self, commitment: BatchCommitment) -> bytes:
+        await trio.lowlevel.checkpoint()
+        try:
+            return self.world.published.data[commitment.data_digest]
+        except KeyError as error:
+            raise NotFound("not published") from error
+
+    def restarted(self) -> AccessFeed:
+        self.log.close()
+        self.log = AccessLog(self.path, chain_id=CHAIN, key=self.key)
+        return self.start()
+
+    def append(self, count: int, patients: int = 1) -> None:
+        begin = len(self.log)
+        for number in range(begin, begin + count):
+            self.log.append(access(PATIENTS[number % patients], number))
+
+    async def feed_all(self) -> None:
+        """Step until nothing is left to do."""
+        while await self.feed.step():
+            pass
+
+    async def persist(self) -> None:
+        """As the standing task does: go on after each trouble, until nothing waits."""
+        for _ in range(500):
+            try:
+                await self.feed_all()
+            except Trouble:
+                await trio.sleep(0.01)
+                continue
+            if not self.log.cursor.owed_count():
+                return
+        raise AssertionError(f"still waiting: {self.feed.status()}")
+
+    def digests(self) -> list[bytes]:
+        return [entry_hash(signed.entry) for signed in self.log.entries(0, 10_000)]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    made.chain.open(opened())
+    return made
+
+
+@pytest.fixture
+def hospital(tmp_path: Path, world: World) -> Iterator[Hospital]:
+    made = Hospital(tmp_path, world)
+    yield made
+    made.log.close()
+
+
+def logged(world: World, contract_id: bytes = CONTRACT) -> list[tuple[bytes, LogAccess]]:
+    """All that the contract has, by its published batches: writer and operation."""
+    decode = msgspec.msgpack.Decoder(LogAccess).decode
+    found: list[tuple[bytes, LogAccess]] = []
+    for batch in world.chain.batches(contract_id):
+        for item in world.data(batch.commitment).items:
+            content = msgspec.msgpack.decode(item.request)[1]
+            found += [(address_of(content[1]), decode(operation)) for operation in content[3]]
+    return found
+
+
+async def all_logged(world: World, hospital: Hospital) -> None:
+    """Every entry stands in the contract exactly once, in the order of the log, and the operator was honest."""
+    await world.all_committed()
+    entries = [signed.entry for signed in hospital.log.entries(0, 10_000)]
+    assert logged(world) == [(hospital.key.address, operation_of(entry)) for entry in entries]
+    world.check(hospital.held)
+
+
+# ------------------------------------------------------------------ the ordinary way
+
+
+async def test_every_entry_is_logged_once_and_in_order(world: World, hospital: Hospital) -> None:
+    hospital.append(150, patients=3)
+    async with world.node():
+        await world.ready()
+        await hospital.feed_all()
+        assert len(hospital.way.sent) == 3, "64 entries go in one request"
+        assert hospital.feed.status() == "ok"
+        hospital.append(1)
+        await hospital.feed_all()
+        await hospital.feed_all()
+        assert len(hospital.way.sent) == 4
+        await all_logged(world, hospital)
+    refusals = [operation.is_refused for _, operation in logged(world)]
+    assert refusals == [number % 3 == 2 for number in range(151)]
+    assert {operation.reader for _, operation in logged(world)} == {READER.address}
+
+
+async def test_the_standing_task_sends_within_a_second_and_goes_on_after_a_pause(
+    world: World, hospital: Hospital
+) -> None:
+    async with world.node(), trio.open_nursery() as nursery:
+        await world.ready()
+        nursery.start_soon(hospital.feed.run)
+        await trio.sleep(0.1)
+        hospital.append(2)
+        began_s = trio.current_time()
+        await until(lambda: hospital.feed.waiting == 0)
+        assert trio.current_time() - began_s < 5, "a second, on a machine that is not loaded"
+        hospital.way.instead = lambda _raw: [refused("busy", "too much", 10)]
+        hospital.append(1)
+        await until(lambda: "1 entries wait: the operator does not take them: busy" in hospital.feed.status())
+        hospital.way.instead = lambda _raw: None
+        await until(lambda: hospital.feed.status() == "ok")
+        await all_logged(world, hospital)
+        nursery.cancel_scope.cancel()
+
+
+async def test_many_patients_are_spread_over_requests_that_can_be_challenged(world: World, hospital: Hospital) -> None:
+    hospital.append(64, patients=40)
+    async with world.node():
+        await world.ready()
+        await hospital.feed_all()
+        await all_logged(world, hospital)
+    assert len(hospital.way.sent) == 6
+
+
+async def test_two_institutions_feed_one_contract(world: World, hospital: Hospital, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    other = Hospital(tmp_path / "second", world, H2)
+    hospital.append(5)
+    other.append(7)
+    async with world.node():
+        await world.ready()
+        await hospital.feed_all()
+        await other.feed_all()
+        await world.all_committed()
+    other.log.close()
+    by_writer = [writer for writer, _ in logged(world)]
+    assert (by_writer.count(H1.address), by_writer.count(H2.address)) == (5, 7)
+
+
+async def test_receipts_are_handed_to_the_watcher(world: World, hospital: Hospital) -> None:
+    hospital.append(3)
+    async with world.node():
+        await world.ready()
+        await hospital.feed_all()
+    assert [signed.receipt.number for signed in hospital.held] == [0]
+
+
+# ------------------------------------------------------------------ crashes
+
+
+class Killed(BaseException):
+    """What a test raises in the place of a power cut."""
+
+
+@pytest.mark.parametrize("step", ["begin", "send", "sent", "accept"])
+@pytest.mark.parametrize("operator_too", [False, True])
+async def test_a_crash_between_any_two_steps_neither_loses_nor_doubles(
+    world: World, hospital: Hospital, monkeypatch: pytest.MonkeyPatch, step: str, operator_too: bool
+) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    hospital.append(70)
+    cursor = hospital.log.cursor
+    async with world.node():
+        await world.ready()
+        if step == "begin":
+            monkeypatch.setattr(cursor, "begin", killed)
+        elif step == "send":
+            hospital.way.instead = killed
+        elif step == "sent":
+            hospital.way.after = killed
+        else:
+            monkeypatch.setattr(cursor, "accept", killed)
+        with pytest.raises(Killed):
+            await hospital.feed_all()
+        monkeypatch.undo()
+        hospital.way.instead, hospital.way.after = (lambda _raw: None), (lambda: None)
+        first = list(hospital.way.sent)
+        hospital.restarted()
+        if not operator_too:
+            await hospital.feed_all()
+            await all_logged(world, hospital)
+    if operator_too:
+        async with world.node():
+            await world.ready()
+            await hospital.feed_all()
+            await all_logged(world, hospital)
+    if first:
+        assert hospital.way.sent[len(first)] == first[0], "the same bytes are sent again"
+
+
+async def test_a_disk_that_fails_stops_the_feed_and_nothing_is_lost(
+    world: World, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise StoreError("input/output error")
+
+    hospital.append(4)
+    async with world.node():
+        await world.ready()
+        for method in ("begin", "accept"):
+            monkeypatch.setattr(hospital.log.cursor, method, fails)
+            with pytest.raises(StoreError):
+                await hospital.feed_all()
+            monkeypatch.undo()
+        await hospital.feed_all()
+        await all_logged(world, hospital)
+
+
+async def test_a_request_whose_receipt_the_operator_no_longer_has_is_found_in_its_batch(
+    world: World, hospital: Hospital
+) -> None:
+    hospital.append(4)
+
+    def killed() -> None:
+        raise Killed
+
+    hospital.way.after = killed
+    async with world.node():
+        await world.ready()
+        with pytest.raises(Killed):
+            await hospital.feed_all()
+        hospital.way.after = lambda: None
+        await world.all_committed()
+        hospital.restarted()
+        hospital.way.instead = lambda _raw: [refused("already_accepted", "earlier than memory reaches")]
+        with pytest.raises(Trouble):
+            await hospital.feed.step()
+        assert hospital.feed.waiting == 0
+        hospital.way.instead = lambda _raw: None
+        await hospital.feed_all()
+        await all_logged(world, hospital)
+
+
+async def test_the_institutions_own_hand_may_use_the_contract_beside_the_feed(world: World, hospital: Hospital) -> None:
+    """Its number is taken by another request: the feed signs its own anew, and logs it once."""
+    hospital.append(2)
+    hospital.way.instead = lambda _raw: [refused("busy", "too much", 10)]
+    by_hand = LogAccess(PATIENTS[5], READER.address, b"e" * 32, is_refused=False)
+    async with world.node():
+        await world.ready()
+        with pytest.raises(Trouble, match="busy"):
+            await hospital.feed_all()
+        (outcome,) = await world.operating.send(CONTRACT, [sign_request(CHAIN, H1, CONTRACT, 0, [by_hand])])
+        assert outcome.accepted
+        hospital.way.instead = lambda _raw: None
+        await hospital.persist()
+        await world.all_committed()
+    assert [operation.entry for _, operation in logged(world)] == [b"e" * 32, *hospital.digests()]
+
+
+# ------------------------------------------------------------------ operators that refuse, lie, or are gone
+
+
+@pytest.mark.parametrize("reason", ["busy", "stopped", "unreachable"])
+async def test_what_passes_is_sent_again_as_it_was(world: World, hospital: Hospital, reason: str) -> None:
+    hospital.append(3)
+    hospital.way.instead = lambda _raw: [refused(reason, "later", 5)]
+    async with world.node():
+        await world.ready()
+        for _ in range(3):
+            with pytest.raises(Trouble, match=reason):
+                await hospital.feed.step()
+        hospital.way.instead = lambda _raw: None
+        await hospital.feed_all()
+        await all_logged(world, hospital)
+    assert len(set(hospital.way.sent)) == 1
+
+
+async def test_an_operator_that_is_away_is_waited_for(world: World, hospital: Hospital) -> None:
+    hospital.append(3)
+    async with world.node():
+        await world.ready()
+    with pytest.raises(NotFound):
+        await hospital.feed.step()
+    async with world.node():
+        await world.ready()
+        await hospital.feed_all()
+        await all_logged(world, hospital)
+
+
+@pytest.mark.parametrize("lie", ["request", "outcomes", "signature", "contract", "count"])
+async def test_a_receipt_for_something_else_takes_nothing_off(world: World, hospital: Hospital, lie: str) -> None:
+    hospital.append(3)
+
+    def changed(outcome: SendOutcome) -> SendOutcome:
+        answer = outcome.answer
+        assert answer is not None
+        signed, receipt, outcomes = answer.signed, answer.signed.receipt, answer.outcomes
+        if lie == "request":
+            receipt = msgspec.structs.replace(
+                receipt, leaf=msgspec.structs.replace(receipt.leaf, request_digest=bytes(32))
+            )
+        elif lie == "contract":
+            receipt = msgspec.structs.replace(receipt, contract_id=bytes(32))
+        elif lie == "outcomes":
+            outcomes = (Outcome("not_a_writer", b""), *outcomes[1:])
+        elif lie == "count":
+            outcomes = outcomes[1:]
+        signature = bytes(64) if lie == "signature" else signed.signature
+        signed = msgspec.structs.replace(signed, receipt=receipt, signature=signature)
+        return msgspec.structs.replace(
+            outcome, answer=msgspec.structs.replace(answer, signed=signed, outcomes=outcomes)
+        )
+
+    async with world.node():
+        await world.ready()
+        hospital.way.instead = lambda _raw: [refused("busy", "", 5)]
+        with pytest.raises(Trouble):
+            await hospital.feed_all()
+        (true,) = await world.operating.send(CONTRACT, hospital.way.sent[:1])
+        hospital.way.instead = lambda _raw: [changed(true)]
+        with pytest.raises(Trouble, match="not for what was sent"):
+            await hospital.feed_all()
+        assert hospital.feed.waiting == 3
+        assert hospital.held == []
+        hospital.way.instead = lambda _raw: None
+        await hospital.feed_all()
+        await all_logged(world, hospital)
+
+
+async def test_what_the_contract_refuses_is_owed_and_tried_in_smaller_requests(
+    world: World, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a request that is too heavy to be challenged is refused in part."""
+    hospital.append(8)
+    begin = hospital.log.cursor.begin
+    sizes: list[int] = []
+
+    def counted(state: FeedState, under_way: UnderWay) -> FeedState:
+        sizes.append(len(under_way.numbers))
+        return begin(state, under_way)
+
+    monkeypatch.setattr(hospital.log.cursor, "begin", counted)
+    async with world.node():
+        await world.ready()
+        hospital.feed._check_answer = lambda *_: None  # type: ignore[method-assign]
+        send = hospital.way.send
+
+        async def refuses_half(contract_id: bytes, raws: Sequence[bytes]) -> list[SendOutcome]:
+            (outcome,) = await send(contract_id, raws)
+            assert outcome.answer is not None
+            count = len(outcome.answer.outcomes)
+            if count < 3:
+                return [outcome]
+            outcomes = tuple(
+                one if place % 2 else Outcome("request_too_heavy", b"")
+                for place, one in enumerate(outcome.answer.outcomes)
+            )
+            return [msgspec.structs.replace(outcome, answer=msgspec.structs.replace(outcome.answer, outcomes=outcomes))]
+
+        monkeypatch.setattr(hospital.way, "send", refuses_half)
+        await hospital.persist()
+    assert sizes == [8, 4, 2]
+    assert hospital.log.cursor.owed_count() == 0
+
+
+# ------------------------------------------------------------------ which contract
+
+
+async def test_the_only_contract_of_a_registered_institution_that_names_this_one_is_found(
+    world: World, hospital: Hospital
+) -> None:
+    chain = world.chain
+    feed = hospital.start(configured="")
+    assert not await feed.step()
+    assert "no contract of a registered institution" in feed.status(), "strangers may open what they like"
+    stranger = testing.key(8)
+    chain.open(opened(1), stranger)
+    chain.open(opened(2, H2), testing.key(0))
+    chain.open(OpenContract(3, "micro_fees", 1, encode(MicroFeesParameters(5)), 20_000), testing.key(0))
+    assert chain.act(testing.key(0), RegisterInstitution("Hospital", "AT", testing.encryption_key(0))).reason == ""
+    assert not await feed.step()
+    assert feed.contract_id is None
+    mine = chain.open(opened(4), testing.key(0)).terms.contract_id
+    assert not await feed.step()
+    assert feed.contract_id == mine
+
+
+async def test_a_second_contract_changes_nothing_for_a_feed_and_makes_a_new_one_ask(
+    world: World, hospital: Hospital, tmp_path: Path
+) -> None:
+    chain = world.chain
+    assert chain.act(testing.key(0), RegisterInstitution("Hospital", "AT", testing.encryption_key(0))).reason == ""
+    first = chain.open(opened(4), testing.key(0)).terms.contract_id
+    feed = hospital.start(configured="")
+    await feed.step()
+    assert feed.contract_id == first
+    second = chain.open(opened(5), testing.key(0)).terms.contract_id
+    await feed.step()
+    assert feed.contract_id == first
+    again = hospital.restarted()
+    again = hospital.start(configured="")
+    await again.step()
+    assert again.contract_id == first, "also after a restart"
+    (tmp_path / "new").mkdir()
+    new = Hospital(tmp_path / "new", world, H2).start(configured="")
+    assert not await new.step()
+    assert new.contract_id is None
+    assert "set access_log_contract" in new.status()
+    assert first.hex() in new.status()
+    assert second.hex() in new.status()
+
+
+@pytest.mark.parametrize(
+    ("configured", "why"),
+    [
+        (OFF, "the configuration says so"),
+        ("ab" * 32, "not on the chain here yet"),
+        (contract_id_of(OPERATOR.public_key, 7).hex(), "no access log that takes entries of this institution"),
+        (contract_id_of(OPERATOR.public_key, 8).hex(), "no access log that takes entries of this institution"),
+    ],
+)
+async def test_a_wrong_contract_gets_nothing_and_the_status_says_why(
+    world: World, hospital: Hospital, configured: str, why: str
+) -> None:
+    world.chain.open(opened(7, H2))
+    world.chain.open(OpenContract(8, "micro_fees", 1, encode(MicroFeesParameters(5)), 20_000))
+    hospital.append(3)
+    feed = hospital.start(configured=configured)
+    assert not await feed.step()
+    assert hospital.way.sent == []
+    assert why in feed.status()
+    assert feed.status().startswith("off")
+
+
+async def test_a_closed_contract_is_left_and_what_it_did_not_keep_goes_to_the_next(
+    world: World, hospital: Hospital
+) -> None:
+    """The first batch counts; the receipt after it is void, for the operator has closed without it."""
+    hospital.append(3)
+    async with world.node():
+        await world.ready()
+        await hospital.feed_all()
+        await world.all_committed()
+    async with world.node(commits=False):
+        await world.ready()
+        hospital.append(2)
+        await hospital.feed_all()
+        world.chain.waiting.clear()
+        assert world.chain.act(OPERATOR, CloseContract(CONTRACT)).reason == ""
+        hospital.append(1)
+        assert not await hospital.feed.step()
+        assert "is closed" in hospital.feed.status()
+    world.chain.open(opened(1))
+    following = contract_id_of(OPERATOR.public_key, 1)
+    hospital.start(configured=following.hex())
+    async with world.node():
+        await world.ready(following)
+        await hospital.feed_all()
+        await world.all_committed(following)
+    everything = [operation.entry for _, operation in logged(world) + logged(world, following)]
+    assert everything == hospital.digests()
+    assert [operation.entry for _, operation in logged(world)] == hospital.digests()[:3]
+
+
+async def test_an_operator_that_breaks_its_promise_shows_in_the_status(
+    world: World, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.append(1)
+    async with world.node(commits=False):
+        await world.ready()
+        await hospital.feed_all()
+        assert hospital.feed.status() == "ok"
+        monkeypatch.setattr("node.offchain.access_feed.SILENT_MS", -1)
+        assert "has not committed batch 0" in hospital.feed.status()
+
+
+# ------------------------------------------------------------------ the file
+
+
+def test_a_log_of_an_earlier_release_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with AccessLog(path, chain_id=CHAIN, key=H1) as log:
+        log.append(access(PATIENTS[0]))
+    with sqlite3.connect(path) as connection:
+        for table in ("feed", "feed_owed", "feed_sent"):
+            connection.execute(f"DROP TABLE {table}")
+    connection.close()
+    with AccessLog(path, chain_id=CHAIN, key=H1) as log:
+        assert log.cursor.state().next_number == 0
+        assert log.verify() == 1
+
+
+def test_the_configuration_takes_an_identifier_off_or_nothing() -> None:
+    for right in ("", OFF, "ab" * 32):
+        assert NodeConfig(data_dir=Path("d"), access_log_contract=right).access_log_contract == right
+    for wrong in ("on", "ab", "zz" * 32):
+        with pytest.raises(ValueError, match="access_log_contract"):
+            NodeConfig(data_dir=Path("d"), access_log_contract=wrong)
