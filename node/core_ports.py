@@ -16,6 +16,7 @@ from node.events import BlockEvent, Events
 from node.handlers import NetworkHandlers
 from node.mempool import Mempool
 from node.mining_desk import NodeMiningDesk
+from node.offchain.access_feed import AccessFeed
 from node.reporter import Reporter
 from node.wire import KIND_CONSENSUS
 from p2p.network import Network
@@ -30,6 +31,7 @@ class CorePorts(NetworkHandlers):
 
     _erasing: Erasing
     _events: Events
+    _feed: AccessFeed
     _mempool: Mempool
     _mining: NodeMiningDesk
     _network: Network
@@ -88,6 +90,7 @@ class CorePorts(NetworkHandlers):
         )
         self._events.publish(event)
         self._proxying.committed(committed.transactions)
+        self._feed.committed(committed.transactions)
         self._erasing.committed(committed.transactions)
         self.offchain.committed(committed)
         if head.height % EXPIRY_INTERVAL_BLOCKS == 0:

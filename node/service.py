@@ -34,8 +34,9 @@ from node.joining import Joining, JoinPorts
 from node.mempool import Mempool
 from node.mining import MiningDesk
 from node.mining_desk import NodeMiningDesk
-from node.offchain.data_store import DataStore
-from node.offchain.offchain import Offchain
+from node.offchain.access_feed import AccessFeed
+from node.offchain.files import OffchainFiles
+from node.offchain.offchain import Offchain, OffchainPorts
 from node.offchain.readiness import Readiness
 from node.own_transactions import OwnTransactions
 from node.peers import PeerDirectory
@@ -71,6 +72,8 @@ class ServiceSettings(msgspec.Struct, frozen=True):
     """Whether the ciphertext of labelled records is erased."""
     watches: bool
     """Whether the batches of off-chain contracts are executed again."""
+    access_log_contract: str
+    """Where accesses are logged; see `AccessFeed`."""
     stale_ms: int
     """A head that is older shows that this node is cut off: its proxy then re-encrypts nothing."""
 
@@ -152,6 +155,16 @@ class NodeService(CorePorts):
             peers=self._peers.by_address,
             is_catching_up=self._is_behind,
             transactions=self._transactions,
+        )
+        self._feed = AccessFeed(
+            access_log=desk.log,
+            store=self.store,
+            chain_id=self.chain_id,
+            key=self._key,
+            operators=self.offchain.operating,
+            fetch=self.offchain.availability.fetch,
+            hold=self.offchain.watching.hold_receipt,
+            configured=settings.access_log_contract,
         )
         self._erasing = Erasing(self.store, blobs, self._transactions, self._is_behind, enabled=settings.erase_labelled)
         self._mining = NodeMiningDesk(
@@ -238,6 +251,7 @@ class NodeService(CorePorts):
                 self._sync.run_announced,
                 self._reporter.run,
                 self._proxying.run,
+                self._feed.run,
                 self._erasing.run,
                 self.offchain.run,
                 self._standing.run,
@@ -295,7 +309,9 @@ class NodeService(CorePorts):
             agreement=self._driver.disagreement or "ok",
             storage=self._driver.halted or self._pool.trouble or "ok",
             joining=self._joining.doing,
-            offchain=self.offchain.status(),
+            offchain_data_bytes=self.offchain.data_bytes,
+            offchain_data=self.offchain.trouble or "ok",
+            access_log=self._feed.status(),
         )
 
     async def submit(self, raws: Sequence[bytes]) -> list[SubmitOutcome]:

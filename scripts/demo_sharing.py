@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from contracts.reading import Reader
+from contracts.shipped import MACHINES
 from node.access_check import CheckedEntry
 from node.actions import Actor, NetworkRules, WrittenRecord
 from node.api import sharing_models as answers
@@ -241,12 +243,13 @@ class Sharing:
             "label": LabelClaim(address, 0),
             "history": HistoryClaim(address),
         }
+        # Asked for before the height: what is final now is final at any keyblock that proves this height.
+        logged = self.access.claim(patient)
+        if logged is not None:
+            claims["access-log"] = logged
         height = self.clients[AUTHOR].status().height
         with self.console.status("waiting for a keyblock that proves it …"):
             until(lambda: self._is_proved(height), "a keyblock that proves it", KEYBLOCKS_S)
-            logged = self.access.claim(patient)
-            if logged is not None:
-                claims["access-log"] = logged
             files = {name: export(self.clients[AUTHOR], claim) for name, claim in claims.items()}
         for name, (raw, made) in files.items():
             (directory / f"{name}.evidence").write_bytes(raw)
@@ -268,13 +271,14 @@ class Sharing:
         other = self.clients[self.reader]
         until(lambda: other.epoch().number > made.epoch, "another node knows the keyblock")
         trusted = other.epoch(made.epoch + 1).keyblock
-        if verify(raw, trusted) != made:
+        reader = Reader(MACHINES)
+        if verify(raw, trusted, reader) != made:
             raise DemoFailure(f"the evidence of the {made.claim} proves something else")
         middle = len(raw) // 2
         forged = raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
         for attempt, keyblock in ((forged, trusted), (raw, bytes(32))):
             try:
-                verify(attempt, keyblock)
+                verify(attempt, keyblock, reader)
             except EvidenceRefused:
                 continue
             raise DemoFailure(f"forged evidence of the {made.claim} verifies")

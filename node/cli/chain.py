@@ -53,8 +53,7 @@ def status(node: NodeOption = None, json_output: JsonOption = False) -> None:
                 "catching up": found.joining or ("yes" if found.synchronising else "no"),
                 "agreement": found.agreement,
                 "storage": found.storage,
-                "off-chain": f"{found.offchain.operated} contracts operated, {found.offchain.watched} watched, "
-                f"{found.offchain.data_bytes} bytes of data ({found.offchain.data})",
+                "access log": found.access_log,
                 "started": moment(found.started_ms),
             }
         )

@@ -154,7 +154,9 @@ class AccessFeed:
         state = self._state
         if state is None:
             return len(self._log)
-        return len(self._log) - state.next_number + (len(state.under_way.numbers) if state.under_way else 0)
+        # A log that was put back from an older copy is shorter than what was sent of it.
+        untouched = max(0, len(self._log) - state.next_number)
+        return untouched + (len(state.under_way.numbers) if state.under_way else 0)
 
     def committed(self, transactions: tuple[CheckedTransaction, ...]) -> None:
         """A microblock is stored."""

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contracts.machines.access_log import AccessLogParameters
 from ledger.bodies import GrantAccess
 from ledger.codec import encode
 from ledger.sharing import Grant
 from node.actions import Actor, NetworkRules, network_rules
 from node.client import NodeClient
 from node.clock import now_ms
+from node.contract_actions import machine_named, minimum_bond, open_contract
 from node.devnet import Devnet, _started
 from node.guardian_actions import appoint
 from node.http_client import ApiError, NodeUnreachable
@@ -77,6 +79,8 @@ class Told:
     """A grant that was revoked while one of its proxies was down."""
     sealed: tuple[bytes, ...]
     """All sealed fragments as they were handed to the first node."""
+    contract_id: bytes
+    """The access-log contract, which the author operates."""
     answers_since_return: list[ProxyAnswer] = field(default_factory=list)
     """What the proxy that was down has answered from its start on, oldest first, for the revoked grant."""
     block_hashes: list[list[bytes]] = field(default_factory=list)
@@ -104,6 +108,7 @@ def tell(network: TappedDevnet) -> Told:
             Actor(clients[index], hospital, rules=rules).register_institution(f"Hospital {index}", "AT")
         patient = Identity.generate("Maria")
         author = Actor(clients[AUTHOR], hospitals[AUTHOR], rules=rules)
+        contract_id = _open_access_log(author, hospitals)
         author.register_patient(patient, 10**6)
         for bundle in BUNDLES:
             author.put_record(patient.address, bundle)
@@ -112,7 +117,7 @@ def tell(network: TappedDevnet) -> Told:
         appoint(maria, [hospitals[READER].address, hospitals[PROXY].address, hospitals[AWAY].address], 2)
         living, first = _give(maria, hospitals)
         revoked, second = _give(maria, hospitals)
-        story = Told(network, rules, patient, living, revoked, first + second)
+        story = Told(network, rules, patient, living, revoked, first + second, contract_id)
         reader = Actor(clients[READER], hospitals[READER], rules=rules)
         for prepared in (living, revoked):
             reading = read_shared(reader, prepared.grant_id, [0, 1], "TREAT")
@@ -125,6 +130,13 @@ def tell(network: TappedDevnet) -> Told:
             story.block_hashes.append([client.block(at).block_hash for at in range(height + 1)])
             story.record_ids.append([record.record_id for record in client.records(patient.address)])
         return story
+
+
+def _open_access_log(operator: Actor, hospitals: list[Identity]) -> bytes:
+    """Open the contract that all hospitals log accesses in."""
+    parameters = AccessLogParameters(tuple(sorted(hospital.address for hospital in hospitals)))
+    machine, bond = machine_named("access_log"), minimum_bond(operator)
+    return open_contract(operator, machine, encode(parameters), bond, 2 * PATIENCE_S).contract_id
 
 
 def _give(maria: Actor, hospitals: list[Identity]) -> tuple[PreparedGrant, tuple[bytes, ...]]:

@@ -2,6 +2,8 @@
 """Invariants I9, I10 and I11 on real nodes, after a patient's whole story: what is on their disks, in their logs and on their wires."""
 
 import json
+import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,15 +16,18 @@ from ledger.crypto.reencryption import DecryptionFailed, VerifiedCapsuleFragment
 from ledger.errors import InvalidInput, Rejection, RejectionReason
 from ledger.labels import LabelPermission, labelled, permission_digest
 from ledger.patients import Record, envelope_digest
+from node.access_audit import AuditResult, audit_all
+from node.access_reads import NodeReads
 from node.actions import Actor
 from node.devnet import Devnet
 from node.label_actions import prover_of, record_of
 from node.record_checks import check_record, fetch_blob
+from records.access_entries import is_own_read
 from records.envelope import unpack
 from records.grants import decode_sealed
 from records.labelling import open_permission, permission_for
 from records.requests import RefusalReason
-from tests.system.kit import agree, no_traceback, until
+from tests.system.kit import PATIENCE_S, agree, no_traceback, until
 from tests.system.leaks import content_of, forms_of, found_in, secrets_of, words_of
 from tests.system.sharing_kit import (
     AUTHOR,
@@ -230,6 +235,63 @@ def test_i11_a_label_changes_no_block_and_no_identifier_and_no_abuse_of_it_passe
             assert shown[0].envelope.blob_id == first.envelope.blob_id
             assert len(client.consent.labels(story.patient.address, 0).labels) == 1
             check_record(client, shown[0])
+
+
+# ---------------------------------------------------------------------- the access log
+
+
+def _audit(story: Told, node: int = AUTHOR) -> AuditResult:
+    with story.network.client(node) as client:
+        maria = Actor(client, story.patient, rules=story.rules)
+        return audit_all(maria, story.patient.address, NodeReads(client))
+
+
+def _is_in_contract(found: AuditResult) -> bool:
+    (view,) = found.checked.contracts
+    states = {one.state for one in found.checked.entries}
+    return bool(view.is_explained) and states <= {"final", "committed"}
+
+
+def test_every_access_stands_in_the_contract_also_those_of_the_proxy_that_was_down(story: Told) -> None:
+    until(lambda: _is_in_contract(_audit(story)), "all entries stand in the contract")
+    for node in range(len(story.network)):
+        until(lambda node=node: _is_in_contract(_audit(story, node)), "also as other nodes show it")  # type: ignore[misc]
+    found = _audit(story)
+    assert found.checked.faults == ()
+    assert not any(log.trouble for log in found.logs)
+    (view,) = found.checked.contracts
+    assert view.contract_id == story.contract_id
+    assert view.head is not None
+    entries = [one.signed.entry for one in found.checked.entries]
+    assert view.head.count == len(entries) == len(view.accesses)
+    assert view.head.refused_count == sum(entry.reason is not None for entry in entries)
+    reader = story.network.identity(READER).address
+    own = [entry for entry in entries if is_own_read(entry)]
+    assert [(entry.proxy, entry.records) for entry in own] == [(reader, (0, 1))] * 2, "one for each grant it read by"
+    assert {entry.proxy for entry in entries} == {story.network.identity(index).address for index in range(4)}
+    for index in range(len(story.network)):
+        with story.network.client(index) as client:
+            assert client.status().access_log == "ok"
+
+
+def test_a_hospital_that_takes_an_access_out_of_its_log_is_named(story: Told) -> None:
+    """Its operator stops the node and deletes the newest entry: what is left is chained and signed, and a byte for byte honest log."""
+    network, proxy = story.network, story.network.identity(PROXY).address
+    until(lambda: _is_in_contract(_audit(story)), "all entries stand in the contract")
+    with network.client(READER) as client:
+        ask(story, client, PROXY, story.living)
+    until(lambda: _is_in_contract(_audit(story)), "the last one, too")
+    before = _audit(story)
+    network.kill(PROXY, signal.SIGTERM)
+    with sqlite3.connect(network.disk(PROXY) / "sharing" / "access-log.sqlite") as log:
+        log.execute("DELETE FROM entries WHERE number = (SELECT max(number) FROM entries)")
+    log.close()
+    network.start_node(PROXY)
+    network.wait_connected(timeout_s=2 * PATIENCE_S)
+    until(lambda: not any(log.trouble for log in _audit(story).logs), "its log can be read again")
+    found = _audit(story)
+    assert len(found.checked.entries) == len(before.checked.entries) - 1
+    assert [(fault.kind, fault.institution) for fault in found.checked.faults] == [("hidden", proxy)]
 
 
 # ---------------------------------------------------------------------- I9: last, for it looks at what all of the above has left
