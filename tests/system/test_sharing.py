@@ -20,6 +20,7 @@ from node.access_audit import AuditResult, audit_all
 from node.access_reads import NodeReads
 from node.actions import Actor
 from node.devnet import Devnet
+from node.keystore import Cost, write_key
 from node.label_actions import prover_of, record_of
 from node.record_checks import check_record, fetch_blob
 from records.access_entries import is_own_read
@@ -27,7 +28,7 @@ from records.envelope import unpack
 from records.grants import decode_sealed
 from records.labelling import open_permission, permission_for
 from records.requests import RefusalReason
-from tests.system.kit import PATIENCE_S, agree, no_traceback, until
+from tests.system.kit import PATIENCE_S, Spchain, agree, no_traceback, ran, until
 from tests.system.leaks import content_of, forms_of, found_in, secrets_of, words_of
 from tests.system.sharing_kit import (
     AUTHOR,
@@ -274,14 +275,21 @@ def test_every_access_stands_in_the_contract_also_those_of_the_proxy_that_was_do
             assert client.status().access_log == "ok"
 
 
-def test_a_hospital_that_takes_an_access_out_of_its_log_is_named(story: Told) -> None:
+def test_a_hospital_that_takes_an_access_out_of_its_log_is_named(story: Told, tmp_path: Path) -> None:
     """Its operator stops the node and deletes the newest entry: what is left is chained and signed, and a byte for byte honest log."""
     network, proxy = story.network, story.network.identity(PROXY).address
     until(lambda: _is_in_contract(_audit(story)), "all entries stand in the contract")
     with network.client(READER) as client:
         ask(story, client, PROXY, story.living)
     until(lambda: _is_in_contract(_audit(story)), "the last one, too")
-    before = _audit(story)
+    spchain, key = Spchain(tmp_path, network.directory), tmp_path / "maria.json"
+    write_key(key, story.patient, b"maria", Cost.LIGHT)
+    (tmp_path / "passphrase").write_bytes(b"maria")
+    verb = ("audit", "--key", key, "--passphrase-file", "passphrase", "--seen", "maria.seen", "--json")
+    before = json.loads(ran(spchain(*verb)))
+    assert {entry["state"] for entry in before["entries"]} <= {"final", "committed"}
+    assert (before["faults"], before["contracts"][0]["is_explained"]) == ([], True)
+    assert (tmp_path / "maria.seen").stat().st_mode & 0o777 == 0o600
     network.kill(PROXY, signal.SIGTERM)
     with sqlite3.connect(network.disk(PROXY) / "sharing" / "access-log.sqlite") as log:
         log.execute("DELETE FROM entries WHERE number = (SELECT max(number) FROM entries)")
@@ -289,9 +297,13 @@ def test_a_hospital_that_takes_an_access_out_of_its_log_is_named(story: Told) ->
     network.start_node(PROXY)
     network.wait_connected(timeout_s=2 * PATIENCE_S)
     until(lambda: not any(log.trouble for log in _audit(story).logs), "its log can be read again")
-    found = _audit(story)
-    assert len(found.checked.entries) == len(before.checked.entries) - 1
-    assert [(fault.kind, fault.institution) for fault in found.checked.faults] == [("hidden", proxy)]
+    found = json.loads(ran(spchain(*verb)))
+    assert len(found["entries"]) == len(before["entries"]) - 1
+    assert [(fault["kind"], fault["institution"]) for fault in found["faults"]] == [("hidden", proxy.hex())]
+    shown = spchain(*verb[:-1])
+    assert "IN CONTRACT" in ran(shown).splitlines()[0]
+    assert f"warning: Hospital {PROXY}" in shown.stderr
+    assert "its log leaves out an access by" in shown.stderr
 
 
 # ---------------------------------------------------------------------- I9: last, for it looks at what all of the above has left
