@@ -21,7 +21,7 @@ from ledger.partial_tree import MAX_KEY_BYTES, MAX_VALUE_BYTES, WitnessEntry
 from ledger.state_tree import MAX_PROOF_STEPS, verify_state_proof
 
 MAX_LIGHT_PATIENTS = 12
-"""A request about more patients may have been refused in part, for the proofs that a challenge of it would need; see `AccessFeed`."""
+"""Patients in a request of the feed: a challenge must prove the entry of each. One about more may have been refused in part."""
 MAX_DOUBTS = 10
 """Requests about a patient of which the data alone does not tell whether they took effect; more are not sorted out."""
 BEGINNING = AccessHead(0, 0, 0, 0, ZERO_DIGEST)

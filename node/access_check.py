@@ -91,6 +91,8 @@ class Fault(msgspec.Struct, frozen=True):
     """Who has to explain it: who signed, or the contract's operator."""
     detail: str
     """For people."""
+    reader: bytes = b""
+    """Whose access it is about; empty for all other faults."""
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -195,9 +197,9 @@ def _hidden(
         _, one = places[0]
         kind: FaultKind = "hidden" if writer in complete else "unread"
         how = "leaves out" if kind == "hidden" else "cannot be read, and would have to show,"
-        answer = "a refusal of" if one.access.is_refused else "an access by"
-        detail = f"its log {how} {answer} {one.access.reader.hex()}, which it has signed for at {_where(one)}"
-        faults.append(Fault(kind, writer, detail))
+        what = "a refusal" if one.access.is_refused else "an access"
+        detail = f"its log {how} {what} that it has signed for at {_where(one)}"
+        faults.append(Fault(kind, writer, detail, one.access.reader))
     return faults
 
 

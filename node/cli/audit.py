@@ -117,7 +117,8 @@ def _show_audit(found: "AuditResult", files: list[Path], names: Names) -> None:
         if log.trouble:
             warn(f"the log of {names(log.proxy)} cannot be read to its end: {log.trouble}")
     for fault in checked.faults:
-        warn(f"{names(fault.institution)}: {fault.detail}")
+        by = f"; {names(fault.reader)} had asked" if fault.reader else ""
+        warn(f"{names(fault.institution)}: {fault.detail}{by}")
     if files:
         note(f"wrote {len(files)} files to {', '.join(sorted({str(file.parent) for file in files}))}")
 

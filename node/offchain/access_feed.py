@@ -43,6 +43,7 @@ from ledger.offchain import (
 from ledger.state import INSTITUTIONS, State
 from ledger.store import Store
 from ledger.transactions import CheckedTransaction
+from node.access_chain import MAX_LIGHT_PATIENTS
 from node.clock import now_ms
 from node.offchain.statuses import RequestStatus, SendOutcome
 from records.access_entries import AccessEntry, entry_hash
@@ -56,8 +57,6 @@ POLL_S = 0.25
 RETRY_S = 1.0
 """First pause after a failure; it doubles up to `MAX_RETRY_S`."""
 MAX_RETRY_S = 5.0
-MAX_REQUEST_PATIENTS = 12
-"""Patients in one request: a challenge must prove the entry of each, and a request that needs too many proofs is refused in part."""
 SILENT_MS = 60_000
 """An operator that has not committed what it has promised so long ago is told of in the status."""
 _PAGE = 256
@@ -199,7 +198,10 @@ class AccessFeed:
         if self._contract_id is None:
             return False
         contract = contract_at(self._store, self._contract_id)
-        assert contract is not None, "a contract never leaves the state"
+        if contract is None:
+            # The node has chosen another chain, and has not come to where the contract was opened.
+            self._contract_id, self._looks_for_contract = None, True
+            return False
         if self._looks_at_batches:
             self._looks_at_batches = False
             await self._settle(contract)
@@ -308,7 +310,7 @@ class AccessFeed:
         patients: set[bytes] = set()
         for one in signed:
             patients.add(one.entry.patient)
-            if len(patients) > MAX_REQUEST_PATIENTS:
+            if len(patients) > MAX_LIGHT_PATIENTS:
                 break
             entries.append(one.entry)
         return entries

@@ -225,7 +225,7 @@ def test_a_proxy_that_hides_an_access_is_named(network: Network, refused: bool) 
         assert kinds(checked(network, without(honest, H1.address, place))) == [("hidden", H1.address)]
     found = checked(network, without(honest, H2.address, 0))
     assert kinds(found) == [("hidden", H2.address)]
-    assert READER.address.hex() in found.faults[0].detail
+    assert found.faults[0].reader == READER.address
 
 
 def test_a_log_written_anew_does_not_help(network: Network, tmp_path: Path) -> None:

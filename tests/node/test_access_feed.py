@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The feed of the access log: every entry once, through crashes between any two steps, refusals, lies, fraud, and the wrong contracts."""
+"""The feed of the access log: every entry once, through crashes between any two steps, refusals, lies."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,184 +10,17 @@ import pytest
 import trio
 
 from contracts.machine import Outcome
-from contracts.machines.access_log import AccessLogParameters, LogAccess
-from contracts.machines.micro_fees import MicroFeesParameters
+from contracts.machines.access_log import LogAccess
 from contracts.requests import sign_request
-from ledger import testing
-from ledger.bodies import RegisterInstitution
-from ledger.codec import encode
-from ledger.contract_bodies import CloseContract, OpenContract
-from ledger.contract_state import contract_id_of
-from ledger.crypto.keys import PrivateKey, address_of
-from ledger.errors import InvalidInput, NotFound, StoreError
-from ledger.offchain import BatchCommitment, SignedReceipt
-from ledger.transactions import CheckedTransaction
+from ledger.errors import NotFound, StoreError
 from node.config import NodeConfig
-from node.offchain.access_feed import OFF, AccessFeed, Trouble, operation_of
-from node.offchain.statuses import RequestStatus, SendOutcome, refused
-from records.access_entries import entry_hash
-from records.access_log import Access, AccessLog
+from node.offchain.access_feed import OFF, Trouble
+from node.offchain.statuses import SendOutcome, refused
+from records.access_log import AccessLog
 from records.feed_cursor import FeedState, UnderWay
-from records.requests import RefusalReason
+from tests.node.access_kit import H1, H2, PATIENTS, READER, Hospital, access, all_logged, hospital, logged, world
 from tests.node.kit import until
-from tests.node.offchain_kit import CHAIN, CONTRACT, OPERATOR, World
-
-H1, H2 = testing.key(1), testing.key(2)
-PATIENTS = [testing.key(50 + number).address for number in range(40)]
-READER = testing.key(3)
-
-
-def access(patient: bytes, number: int = 0) -> Access:
-    return Access(
-        patient=patient,
-        grant_id=b"g" * 32,
-        records=(0,),
-        requester=READER.public_key,
-        purpose="TREAT",
-        emergency=None,
-        reason=RefusalReason.REVOKED if number % 3 == 2 else None,
-        request_digest=number.to_bytes(32, "big"),
-        fragments_digest=bytes(32),
-        head_height=number,
-        timestamp_ms=1_000 + number,
-    )
-
-
-def opened(number: int = 0, *writers: PrivateKey) -> OpenContract:
-    listed = tuple(sorted(one.address for one in writers or (H1, H2)))
-    return OpenContract(number, "access_log", 1, encode(AccessLogParameters(listed)), 20_000)
-
-
-class Way:
-    """The way to the operator: to the one that runs, with whatever a test does to it."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.sent: list[bytes] = []
-        self.instead: Callable[[bytes], list[SendOutcome] | None] = lambda _raw: None
-        self.after: Callable[[], None] = lambda: None
-
-    async def send(self, contract_id: bytes, raws: Sequence[bytes]) -> list[SendOutcome]:
-        self.sent += raws
-        told = self.instead(raws[0])
-        if told is not None:
-            await trio.lowlevel.checkpoint()
-            return told
-        outcomes = await self.world.operating.send(contract_id, raws)
-        self.after()
-        return outcomes
-
-    async def next_sequence(self, contract_id: bytes, sender: bytes) -> int:
-        await trio.lowlevel.checkpoint()
-        return self.world.operating.next_sequence(contract_id, sender)
-
-    async def status_of(self, contract_id: bytes, sender: bytes, sequence: int) -> RequestStatus | None:
-        return await self.world.operating.status_of(contract_id, sender, sequence)
-
-
-class Hospital:
-    """An institution's log on a disk, and its feed; `restarted` is what a kill leaves."""
-
-    def __init__(self, folder: Path, world: World, key: PrivateKey = H1) -> None:
-        self.path, self.world, self.key = folder / "access-log.sqlite", world, key
-        self.way = Way(world)
-        self.held: list[SignedReceipt] = []
-        self.log = AccessLog(self.path, chain_id=CHAIN, key=key)
-        self.feed = self.start()
-
-    def start(self, configured: str = CONTRACT.hex()) -> AccessFeed:
-        self.feed = AccessFeed(
-            access_log=self.log,
-            store=self.world.chain.store,
-            chain_id=CHAIN,
-            key=self.key,
-            operators=self.way,
-            fetch=self.fetch,
-            configured=configured,
-            hold=self.hold,
-        )
-        self.world.chain.told[:] = [tell for tell in self.world.chain.told if tell != self._committed]
-        self.world.chain.told.append(self._committed)
-        return self.feed
-
-    async def hold(self, signed: SignedReceipt) -> None:
-        await trio.lowlevel.checkpoint()
-        self.held.append(signed)
-        raise InvalidInput("this node does not watch this contract")
-
-    def _committed(self, transactions: Sequence[CheckedTransaction]) -> None:
-        self.feed.committed(tuple(transactions))
-
-    async def fetch(self, commitment: BatchCommitment) -> bytes:
-        await trio.lowlevel.checkpoint()
-        try:
-            return self.world.published.data[commitment.data_digest]
-        except KeyError as error:
-            raise NotFound("not published") from error
-
-    def restarted(self) -> AccessFeed:
-        self.log.close()
-        self.log = AccessLog(self.path, chain_id=CHAIN, key=self.key)
-        return self.start()
-
-    def append(self, count: int, patients: int = 1) -> None:
-        begin = len(self.log)
-        for number in range(begin, begin + count):
-            self.log.append(access(PATIENTS[number % patients], number))
-
-    async def feed_all(self) -> None:
-        """Step until nothing is left to do."""
-        while await self.feed.step():
-            pass
-
-    async def persist(self) -> None:
-        """As the standing task does: go on after each trouble, until nothing waits."""
-        for _ in range(500):
-            try:
-                await self.feed_all()
-            except Trouble:
-                await trio.sleep(0.01)
-                continue
-            if not self.log.cursor.owed_count():
-                return
-        raise AssertionError(f"still waiting: {self.feed.status()}")
-
-    def digests(self) -> list[bytes]:
-        return [entry_hash(signed.entry) for signed in self.log.entries(0, 10_000)]
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    made = World(tmp_path)
-    made.chain.open(opened())
-    return made
-
-
-@pytest.fixture
-def hospital(tmp_path: Path, world: World) -> Iterator[Hospital]:
-    made = Hospital(tmp_path, world)
-    yield made
-    made.log.close()
-
-
-def logged(world: World, contract_id: bytes = CONTRACT) -> list[tuple[bytes, LogAccess]]:
-    """All that the contract has, by its published batches: writer and operation."""
-    decode = msgspec.msgpack.Decoder(LogAccess).decode
-    found: list[tuple[bytes, LogAccess]] = []
-    for batch in world.chain.batches(contract_id):
-        for item in world.data(batch.commitment).items:
-            content = msgspec.msgpack.decode(item.request)[1]
-            found += [(address_of(content[1]), decode(operation)) for operation in content[3]]
-    return found
-
-
-async def all_logged(world: World, hospital: Hospital) -> None:
-    """Every entry stands in the contract exactly once, in the order of the log, and the operator was honest."""
-    await world.all_committed()
-    entries = [signed.entry for signed in hospital.log.entries(0, 10_000)]
-    assert logged(world) == [(hospital.key.address, operation_of(entry)) for entry in entries]
-    world.check(hospital.held)
-
+from tests.node.offchain_kit import CHAIN, CONTRACT, World
 
 # ------------------------------------------------------------------ the ordinary way
 
@@ -252,6 +85,9 @@ async def test_two_institutions_feed_one_contract(world: World, hospital: Hospit
     other.log.close()
     by_writer = [writer for writer, _ in logged(world)]
     assert (by_writer.count(H1.address), by_writer.count(H2.address)) == (5, 7)
+
+
+__all__ = ["hospital", "world"]
 
 
 # ------------------------------------------------------------------ crashes
@@ -463,117 +299,6 @@ async def test_what_the_contract_refuses_is_owed_and_tried_in_smaller_requests(
         await hospital.persist()
     assert sizes == [8, 4, 2]
     assert hospital.log.cursor.owed_count() == 0
-
-
-# ------------------------------------------------------------------ which contract
-
-
-async def test_the_only_contract_of_a_registered_institution_that_names_this_one_is_found(
-    world: World, hospital: Hospital
-) -> None:
-    chain = world.chain
-    feed = hospital.start(configured="")
-    assert not await feed.step()
-    assert "no contract of a registered institution" in feed.status(), "strangers may open what they like"
-    stranger = testing.key(8)
-    chain.open(opened(1), stranger)
-    chain.open(opened(2, H2), testing.key(0))
-    chain.open(OpenContract(3, "micro_fees", 1, encode(MicroFeesParameters(5)), 20_000), testing.key(0))
-    assert chain.act(testing.key(0), RegisterInstitution("Hospital", "AT", testing.encryption_key(0))).reason == ""
-    assert not await feed.step()
-    assert feed.contract_id is None
-    mine = chain.open(opened(4), testing.key(0)).terms.contract_id
-    assert not await feed.step()
-    assert feed.contract_id == mine
-
-
-async def test_a_second_contract_changes_nothing_for_a_feed_and_makes_a_new_one_ask(
-    world: World, hospital: Hospital, tmp_path: Path
-) -> None:
-    chain = world.chain
-    assert chain.act(testing.key(0), RegisterInstitution("Hospital", "AT", testing.encryption_key(0))).reason == ""
-    first = chain.open(opened(4), testing.key(0)).terms.contract_id
-    feed = hospital.start(configured="")
-    await feed.step()
-    assert feed.contract_id == first
-    second = chain.open(opened(5), testing.key(0)).terms.contract_id
-    await feed.step()
-    assert feed.contract_id == first
-    again = hospital.restarted()
-    again = hospital.start(configured="")
-    await again.step()
-    assert again.contract_id == first, "also after a restart"
-    (tmp_path / "new").mkdir()
-    new = Hospital(tmp_path / "new", world, H2).start(configured="")
-    assert not await new.step()
-    assert new.contract_id is None
-    assert "set access_log_contract" in new.status()
-    assert first.hex() in new.status()
-    assert second.hex() in new.status()
-
-
-@pytest.mark.parametrize(
-    ("configured", "why"),
-    [
-        (OFF, "the configuration says so"),
-        ("ab" * 32, "not on the chain here yet"),
-        (contract_id_of(OPERATOR.public_key, 7).hex(), "no access log that takes entries of this institution"),
-        (contract_id_of(OPERATOR.public_key, 8).hex(), "no access log that takes entries of this institution"),
-    ],
-)
-async def test_a_wrong_contract_gets_nothing_and_the_status_says_why(
-    world: World, hospital: Hospital, configured: str, why: str
-) -> None:
-    world.chain.open(opened(7, H2))
-    world.chain.open(OpenContract(8, "micro_fees", 1, encode(MicroFeesParameters(5)), 20_000))
-    hospital.append(3)
-    feed = hospital.start(configured=configured)
-    assert not await feed.step()
-    assert hospital.way.sent == []
-    assert why in feed.status()
-    assert feed.status().startswith("off")
-
-
-async def test_a_closed_contract_is_left_and_what_it_did_not_keep_goes_to_the_next(
-    world: World, hospital: Hospital
-) -> None:
-    """The first batch counts; the receipt after it is void, for the operator has closed without it."""
-    hospital.append(3)
-    async with world.node():
-        await world.ready()
-        await hospital.feed_all()
-        await world.all_committed()
-    async with world.node(commits=False):
-        await world.ready()
-        hospital.append(2)
-        await hospital.feed_all()
-        world.chain.waiting.clear()
-        assert world.chain.act(OPERATOR, CloseContract(CONTRACT)).reason == ""
-        hospital.append(1)
-        assert not await hospital.feed.step()
-        assert "is closed" in hospital.feed.status()
-    world.chain.open(opened(1))
-    following = contract_id_of(OPERATOR.public_key, 1)
-    hospital.start(configured=following.hex())
-    async with world.node():
-        await world.ready(following)
-        await hospital.feed_all()
-        await world.all_committed(following)
-    everything = [operation.entry for _, operation in logged(world) + logged(world, following)]
-    assert everything == hospital.digests()
-    assert [operation.entry for _, operation in logged(world)] == hospital.digests()[:3]
-
-
-async def test_an_operator_that_breaks_its_promise_shows_in_the_status(
-    world: World, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hospital.append(1)
-    async with world.node(commits=False):
-        await world.ready()
-        await hospital.feed_all()
-        assert hospital.feed.status() == "ok"
-        monkeypatch.setattr("node.offchain.access_feed.SILENT_MS", -1)
-        assert "has not committed batch 0" in hospital.feed.status()
 
 
 # ------------------------------------------------------------------ the file

@@ -303,7 +303,8 @@ def test_a_hospital_that_takes_an_access_out_of_its_log_is_named(story: Told, tm
     shown = spchain(*verb[:-1])
     assert "IN CONTRACT" in ran(shown).splitlines()[0]
     assert f"warning: Hospital {PROXY}" in shown.stderr
-    assert "its log leaves out an access by" in shown.stderr
+    assert "its log leaves out an access that it has signed for" in shown.stderr
+    assert f"Hospital {READER}" in shown.stderr.partition("leaves out")[2]
 
 
 # ---------------------------------------------------------------------- I9: last, for it looks at what all of the above has left
