@@ -3,18 +3,25 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
+import trio
 
+from contracts.batch_data import commit, open_data
 from contracts.machines.micro_fees import MicroFeesParameters
+from contracts.operator import Operator, Start
+from contracts.shipped import MACHINES
+from contracts.watcher import Watcher
 from ledger import testing
 from ledger.bodies import RegisterInstitution
 from ledger.codec import encode
-from ledger.contract_bodies import CloseContract, OpenContract
+from ledger.contract_bodies import ChallengeBatch, CloseContract, CommitBatch, OpenContract
 from ledger.contract_state import contract_id_of
 from ledger.memory_store import MemoryStore
 from node.offchain.access_feed import OFF
+from node.offchain.statuses import SendOutcome
 from tests.node.access_kit import H2, Hospital, all_logged, hospital, logged, opened, world
-from tests.node.offchain_kit import CONTRACT, GENESIS, OPERATOR, World
+from tests.node.offchain_kit import CHAIN, CONTRACT, GENESIS, OPERATOR, World
 
 __all__ = ["hospital", "world"]
 
@@ -125,6 +132,50 @@ async def test_an_operator_that_breaks_its_promise_shows_in_the_status(
         assert hospital.feed.status() == "ok"
         monkeypatch.setattr("node.offchain.access_feed.SILENT_MS", -1)
         assert "has not committed batch 0" in hospital.feed.status()
+
+
+async def test_what_fraud_has_undone_is_logged_in_the_next_contract(
+    world: World, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator signs for the entries, commits a batch with a lie, and is convicted."""
+    chain, opened_ms = world.chain, world.chain.contract().until_ms
+    terms = chain.contract().terms
+    liar = Operator(CHAIN, terms, OPERATOR, MACHINES, start=Start(0, opened_ms))
+
+    def answered(raw: bytes) -> list[SendOutcome]:
+        liar.accept(raw, opened_ms + 5)
+        return [SendOutcome(accepted=True, answer=liar.durable(liar.appended).answers[-1][1])]
+
+    async def first(*_: object) -> int:
+        await trio.lowlevel.checkpoint()
+        return 0
+
+    hospital.append(3)
+    hospital.way.instead = answered
+    monkeypatch.setattr(hospital.way, "next_sequence", first)
+    await hospital.feed_all()
+    assert (hospital.feed.waiting, hospital.feed.status()) == (0, "ok")
+    assert liar.cut(opened_ms + 10) is not None
+    (right,) = liar.durable(liar.appended).batches
+    (item,) = open_data(right.commitment, right.data).items
+    lie = msgspec.structs.replace(item, root=bytes(32))
+    commitment, data = commit(CONTRACT, 0, bytes(32), opened_ms, opened_ms + 10, [lie], ())
+    assert chain.act(OPERATOR, CommitBatch(commitment)).reason == ""
+    proof = Watcher(CHAIN, terms, MACHINES, Start(0, opened_ms)).follow(commitment, data)
+    assert proof is not None
+    assert chain.act(H2, ChallengeBatch(CONTRACT, 0, proof)).reason == ""
+    assert chain.contract().status == "frozen"
+
+    monkeypatch.undo()
+    hospital.way.instead = lambda _raw: None
+    chain.open(opened(1))
+    following = contract_id_of(OPERATOR.public_key, 1)
+    hospital.start(configured=following.hex())
+    async with world.node():
+        await world.ready(following)
+        await hospital.feed_all()
+        await world.all_committed(following)
+    assert [operation.entry for _, operation in logged(world, following)] == hospital.digests()
 
 
 async def test_a_node_that_changes_its_chain_looks_for_a_contract_again(world: World, hospital: Hospital) -> None:
