@@ -194,6 +194,8 @@ class Serving:
             pending.resolve(refused("wrong_sequence", detail))
             return True
         try:
+            if self._is_owing and request.first_sequence == following:
+                raise Busy("what the chain has forced comes first, and waits for the disk or the chain")
             ticket = operator.accept_checked(request, self._ports.clock_ms())
         except Busy as error:
             pending.call.held_up = refused("busy", str(error), BUSY_MS)
@@ -317,6 +319,10 @@ class Serving:
                 ticket = operator.accept_checked(request, self._ports.clock_ms(), is_forced=True)
             except Busy:
                 return False
+            except InvalidRequest as error:
+                raise OtherOperator(
+                    f"forced request {self._forced} does not follow from this journal: {error}"
+                ) from error
             self._forced += 1
             self._note(ticket, request, [])
         return True

@@ -226,6 +226,33 @@ async def test_what_is_forced_while_the_chain_is_slow_and_all_is_full_is_not_ans
         world.check([*receipts, accepted(late).signed])
 
 
+async def test_nobody_overtakes_what_was_forced_and_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.chain.open()
+    async with world.node() as operating:
+        await world.ready()
+        (before,) = await world.answered([request(1, 0)])
+        with monkeypatch.context() as patch:
+            patch.setattr(serving.Serving, "_feed", lambda *_: False)
+            world.chain.fund(2)
+            await until(lambda: _serving(world)._is_owing)
+            outcomes = await operating.send(CONTRACT, [request(1, 0), request(1, 1), request(1, 2)])
+            # What was accepted before has its receipt; what is new comes later.
+            assert [outcome.reason for outcome in outcomes] == ["", "busy", "busy"]
+            assert accepted(outcomes[0]).signed == before.signed
+        world.chain.commit()
+        await until(lambda: not _serving(world)._is_owing)
+        after = await world.answered([request(1, 1)])
+        await world.all_committed()
+        world.check([answer.signed for answer in (before, *after)])
+        assert world.chain.contract().answered_count == 1
+
+
+def _serving(world: World) -> serving.Serving:
+    found = world.operating._desks[CONTRACT]._serving
+    assert found is not None
+    return found
+
+
 async def test_a_contract_is_closed_after_all_that_was_promised_stands_on_the_chain(world: World) -> None:
     world.chain.open()
     async with world.node() as operating:
