@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the tests of operators share: a chain in the process, an operator's node with a journal on a real disk, users."""
 
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -30,6 +30,7 @@ from ledger.rules import ContractRules
 from ledger.transactions import CheckedTransaction, check_transaction
 from ledger.transition import Receipt
 from node.mempool import Mempool
+from node.offchain.data_store import DataStore
 from node.offchain.journal_file import JournalFile, Line
 from node.offchain.operating import Operating
 from node.offchain.statuses import SendOutcome
@@ -133,16 +134,34 @@ class ChainInProcess:
 
 
 class Published:
-    """The data of batches, by digest; outlives the operator's crashes."""
+    """The data of batches on the disk of the operator's node."""
 
-    def __init__(self) -> None:
-        self.data: dict[bytes, bytes] = {}
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._store: DataStore | None = None
         self.trouble = ""
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        with DataStore(self._path, chain_id=CHAIN, capacity_bytes=1 << 28) as self._store:
+            try:
+                yield
+            finally:
+                self._store = None
 
     def put(self, digest: bytes, data: bytes) -> None:
         if self.trouble:
             raise StoreError(self.trouble)
-        self.data[digest] = data
+        assert self._store is not None, "the node runs"
+        self._store.put(digest, data)
+
+    def get(self, digest: bytes) -> bytes:
+        if self._store is None:
+            with self.open():
+                return self.get(digest)
+        found = self._store.get(digest)
+        assert found is not None, f"data {digest.hex()} is committed and not there"
+        return found
 
 
 class SteppedJournal(JournalFile):
@@ -184,7 +203,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.chain = ChainInProcess()
-        self.published = Published()
+        self.published = Published(folder / "data")
         self.path = folder / "journal"
         self.is_behind = False
         self.step: Step = lambda _name: None
@@ -203,7 +222,7 @@ class World:
             self.published.put(digest, data)
             self.step("after publish")
 
-        with SteppedJournal(path or self.path, chain_id=CHAIN) as journal:
+        with self.published.open(), SteppedJournal(path or self.path, chain_id=CHAIN) as journal:
             journal.step = self.step
             transactions = SteppedTransactions(
                 store=self.chain.store,
@@ -291,7 +310,7 @@ class World:
         await until(self.operating._desks[contract_id].is_drained)
 
     def data(self, commitment: BatchCommitment) -> BatchData:
-        return open_data(commitment, self.published.data[commitment.data_digest])
+        return open_data(commitment, self.published.get(commitment.data_digest))
 
     def check(self, receipts: Sequence[SignedReceipt], contract_id: bytes = CONTRACT) -> Watcher:
         """Have a watcher follow the chain: no batch is wrong, each receipt is kept; returns it at the end."""
@@ -300,7 +319,7 @@ class World:
         start = Start(0, first[0].commitment.from_ms if first else contract.until_ms)
         watcher = Watcher(CHAIN, contract.terms, MACHINES, start)
         for batch in first:
-            data = self.published.data[batch.commitment.data_digest]
+            data = self.published.get(batch.commitment.data_digest)
             assert watcher.follow(batch.commitment, data) is None
             for receipt in receipts:
                 assert watcher.broken_receipt(receipt, batch.commitment, data) is None
