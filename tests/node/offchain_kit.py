@@ -143,7 +143,8 @@ class Published:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        with DataStore(self._path, chain_id=CHAIN, capacity_bytes=1 << 28) as self._store:
+        with DataStore(self._path, chain_id=CHAIN, capacity_bytes=1 << 28) as store:
+            self._store = store
             try:
                 yield
             finally:
@@ -247,6 +248,7 @@ class World:
             def tell(transactions: Sequence[CheckedTransaction]) -> None:
                 self.step("before told")
                 operating.committed(transactions)
+                self.step("after told")
 
             self.chain.told.append(tell)
             try:
