@@ -48,7 +48,7 @@ from node.actions import DEFAULT_TIMEOUT_S, Actor, Committed, rejection
 from node.api import contract_models as models
 from node.api.models import Hex, Model
 from node.client import NodeClient
-from node.http_client import ApiError
+from node.http_client import ApiError, NodeUnreachable
 from node.offchain.statuses import RESTS_ON, RequestStage
 from records.claims import MAX_OUTCOMES_BYTES
 
@@ -61,12 +61,26 @@ MAX_ENTRY_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 24 * 1024
 """A request, its receipt and its outcomes."""
 PAUSE_S = 0.2
+_AGAIN_S = 1.0
 Goal = Literal["included", "committed", "final"]
 _RUNGS: tuple[models.Rung, ...] = ("received", "included", "committed", "final")
 
 
 class NotFarEnough(SpchainError):
     """A request has not come as far as was waited for."""
+
+
+class Unanswered(SpchainError):
+    """Nobody has answered a request, which may have been executed all the same."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+    def __init__(self, prepared: "Prepared", error: ApiError | NodeUnreachable) -> None:
+        super().__init__(
+            f"{error}. Repeat the same operations with --sequence {prepared.first_sequence}: with this number they count once, also if "
+            "they were taken this time"
+        )
+        self.reason = error.reason if isinstance(error, ApiError) else "no_answer"
 
 
 class Voided(SpchainError):
@@ -222,17 +236,32 @@ def prepare(
     return Prepared(contract, key.address, sequence, tuple(operations), raw)
 
 
-def send(client: NodeClient, chain_id: bytes, prepared: Prepared) -> KeptAnswer:
-    """Bring a request to the operator and check what it answers.
+def send(client: NodeClient, chain_id: bytes, prepared: Prepared, timeout_s: float = 0) -> KeptAnswer:
+    """Bring a request to the operator, again and again for a while if it does not answer, and check what it answers.
 
     Raises:
         Rejection, ApiError: the operator does not take it; the reason says why.
+        Unanswered: nobody has answered in time, so nobody knows whether it was taken.
         InvalidInput: the answer does not hold: nothing was promised.
     """
-    (outcome,) = client.contracts.send(prepared.contract.contract_id, [prepared.raw])
+    (outcome,) = _send_until(client, prepared, time.monotonic() + timeout_s)
     if not outcome.accepted or outcome.receipt is None or outcome.outcomes is None:
         raise rejection(outcome.reason or "unanswered", outcome.detail or "the operator gave no receipt")
     return checked_answer(chain_id, prepared.contract, prepared.raw, outcome.receipt, outcome.outcomes)
+
+
+def _send_until(client: NodeClient, prepared: Prepared, deadline: float) -> tuple[models.RequestOutcome, ...]:
+    """Send the same bytes until somebody answers: the request counts once, and its receipt stays the same."""
+    while True:
+        try:
+            return client.contracts.send(prepared.contract.contract_id, [prepared.raw])
+        except (ApiError, NodeUnreachable) as error:
+            passes = isinstance(error, NodeUnreachable) or error.status == HTTPStatus.SERVICE_UNAVAILABLE
+            if not passes:
+                raise
+            if time.monotonic() >= deadline:
+                raise Unanswered(prepared, error) from error
+            time.sleep(_AGAIN_S)
 
 
 def checked_answer(

@@ -84,7 +84,7 @@ def send(
         made = _operations(found, operations)
         signer = actor(client, key, passphrase_file)
         prepared = prepare(signer, found, made, sequence)
-        answer = bring(client, signer.rules.chain_id, prepared)
+        answer = bring(client, signer.rules.chain_id, prepared, timeout)
         if save is not None:
             _save(save, answer)
         if guard:

@@ -14,7 +14,7 @@ from ledger.offchain import sign_receipt
 from node.client import NodeClient
 from node.offchain.statuses import SendOutcome
 from tests.node.care_cli import answer, refused
-from tests.node.contract_cli import PAYMENT, Spchain, client, funded, node, opened, pay, spchain, until
+from tests.node.contract_cli import PAYMENT, Spchain, account, client, funded, node, opened, pay, spchain, until
 from tests.node.contract_kit import ALICE, BOB, CAROL, OPERATOR, RULES, ContractNode
 
 __all__ = ["client", "node", "spchain"]
@@ -303,5 +303,20 @@ def test_an_operator_that_is_busy_says_when_to_come_back(spchain: Spchain, node:
         accepted=False, reason="busy", detail="8 batches wait for the chain", retry_ms=1_500
     )
     operation = json.dumps({"withdraw": {"amount_microcredit": 1}})
-    result = spchain("contract", "send", contract, operation, "--key", "alice.json", "--json")
-    refused(result, 4, '"reason": "busy"', "send the same requests again in 2 s")
+    send_it = ("contract", "send", contract, operation, "--key", "alice.json", "--json")
+    refused(spchain(*send_it, "--timeout", "0"), 4, '"reason": "busy"', "again in 2 s", "--sequence 0", "count once")
+    # It is sent again by itself as long as it has time.
+    busy = node.contracts.lie
+    calls: list[SendOutcome] = []
+
+    def busy_at_first(outcome: SendOutcome) -> SendOutcome:
+        calls.append(outcome)
+        return busy(outcome) if len(calls) < 3 else outcome
+
+    node.contracts.lie = busy_at_first
+    assert answer(spchain(*send_it))["first_sequence"] == 1
+    # What had been executed the first time got its receipt then; the same words with its number get the same receipt.
+    assert len({outcome.answer.signed for outcome in calls if outcome.answer}) == 1
+    again = answer(spchain(*send_it, "--sequence", "0"))
+    assert (again["first_sequence"], again["batch"], again["index"]) == (0, 0, 0)
+    assert account(spchain, contract)["next_sequence"] == 2

@@ -84,7 +84,16 @@ def test_users_at_any_node_pay_each_other_and_get_their_credits_back(
     # The operator's node dies without warning; what it has promised is there when it is back.
     promised = story.pay(1_000, "--save", "second.receipt")
     devnet.kill(OPERATOR)
-    withdraw = ("send", story.contract, '{"withdraw": {"amount_microcredit": 1}}', *story.key(USER), "--sequence", "2")
+    withdraw = (
+        "send",
+        story.contract,
+        '{"withdraw": {"amount_microcredit": 1}}',
+        *story.key(USER),
+        "--sequence",
+        "2",
+        "--timeout",
+        "3",
+    )
     refused(
         spchain("contract", *withdraw, "--node", devnet.urls[USER]), 4, "unreachable", "send the same requests again"
     )
