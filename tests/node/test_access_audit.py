@@ -23,7 +23,8 @@ from node.access_audit import ContractOf, Memory, decode_memory, look_at, look_a
 from node.access_chain import LoggedAccess, head_key, proved_head
 from node.access_check import GRACE_MS, Checked, ContractView, ShownLog, check
 from node.offchain.access_feed import operation_of
-from records.access_entries import SignedEntry
+from node.proving import access_claim
+from records.access_entries import SignedEntry, answer_of
 from records.access_log import Access, AccessLog
 from records.requests import RefusalReason
 from tests.contracts.kit import CHAIN_ID, CONTRACT, OPERATOR, Desk
@@ -50,14 +51,16 @@ class Network(Desk):
         self.unproved: set[int] = set()
         self.now_ms = 1_000
 
-    def asked(self, key: PrivateKey, patient: bytes = MARIA, *, refused: bool = False) -> SignedEntry:
+    def asked(
+        self, key: PrivateKey, patient: bytes = MARIA, *, refused: bool = False, reader: PrivateKey = READER
+    ) -> SignedEntry:
         """An institution answers a reader, and writes it down."""
         return self.logs[key.address].append(
             Access(
                 patient=patient,
                 grant_id=b"g" * 32,
                 records=(0,),
-                requester=READER.public_key,
+                requester=reader.public_key,
                 purpose="TREAT",
                 emergency=None,
                 reason=RefusalReason.REVOKED if refused else None,
@@ -378,6 +381,19 @@ def test_a_node_that_has_not_executed_the_last_batch_proves_the_one_before(netwo
     network.unproved = {1}
     found = view(network)
     assert (found.is_explained, found.batch, len(found.accesses)) == (True, 0, 2)
+
+
+def test_an_own_reading_is_shown_as_such_and_is_no_evidence_about_a_proxy(network: Network) -> None:
+    own = network.asked(H1, reader=H1)
+    page = network.logs[H1.address].page(MARIA, 0, 5)
+    with pytest.raises(NotFound):
+        access_claim(b"g" * 32, [page])
+    served = network.asked(H1)
+    page = network.logs[H1.address].page(MARIA, 0, 5)
+    assert page.entries == (own, served)
+    assert access_claim(b"g" * 32, [page]).entries == (served,)
+    assert [answer_of(signed.entry) for signed in page.entries] == ["read", "re-encrypted"]
+    assert answer_of(network.asked(H1, reader=H1, refused=True).entry) == "refused: revoked"
 
 
 # ------------------------------------------------------------------ old data

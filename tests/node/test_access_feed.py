@@ -31,7 +31,7 @@ async def test_every_entry_is_logged_once_and_in_order(world: World, hospital: H
         await world.ready()
         await hospital.feed_all()
         assert len(hospital.way.sent) == 3, "64 entries go in one request"
-        assert [signed.receipt.number for signed in hospital.held] == [0, 0, 0], "a watcher gets the receipts"
+        assert len(hospital.held) == 3, "a watcher gets the receipts"
         assert hospital.feed.status() == "ok"
         hospital.append(1)
         await hospital.feed_all()
