@@ -40,8 +40,8 @@ class AccessContract:
         opened = open_contract(operator, machine_named("access_log"), encode(parameters), bond, PATIENCE_S)
         self.contract_id = opened.contract_id
         self.console.print(
-            f"[green]✓[/] {title} opens an access log off the chain, with a bond of {bond // 10**6} credits: "
-            f"{len(writers)} hospitals log there",
+            f"[green]✓[/] {title} opens an access log off the chain for {len(writers)} hospitals; "
+            f"its bond is {bond // 10**6} credits",
             highlight=False,
         )
 
@@ -72,8 +72,8 @@ class AccessContract:
             highlight=False,
         )
         self.console.print(
-            f"  [dim]{view.head.count} accesses, {own} of them noted by the reader itself, {final} in final batches; "
-            f"the state at batch {view.batch} proves the count and their digest[/]",
+            f"  [dim]{view.head.count} accesses, {own} noted by the reader itself, {final} in final batches; "
+            f"the state at batch {view.batch} proves it[/]",
             highlight=False,
         )
         self.facts.append(("access log", f"{view.head.count} accesses in the contract, as the hospitals show them"))
