@@ -59,6 +59,8 @@ RETRY_S = 1.0
 MAX_RETRY_S = 5.0
 SILENT_MS = 60_000
 """An operator that has not committed what it has promised so long ago is told of in the status."""
+LOOK_SHARE = 50
+"""A look at all contracts is followed by a pause of so many times its length: anybody can open contracts, each an occasion to look."""
 _PAGE = 256
 OFF = "off"
 """In the configuration, in place of a contract: no entry leaves this node."""
@@ -123,6 +125,7 @@ class AccessFeed:
         self._state: FeedState | None = None
         self._contract_id: bytes | None = None
         self._looks_for_contract = self._looks_at_batches = True
+        self._next_look_s = 0.0
         self._operations = MAX_OPERATIONS
         self._promised = (0, -1)
         self._trouble = ""
@@ -188,7 +191,7 @@ class AccessFeed:
         """Do one thing; tells whether there is more to do at once. Raises what `run` waits for the end of."""
         if self._state is None:
             self._state = await self._in_thread(self._cursor.state)
-        if self._looks_for_contract:
+        if self._looks_for_contract and trio.current_time() >= self._next_look_s:
             self._looks_for_contract = False
             try:
                 await self._choose()
@@ -262,12 +265,14 @@ class AccessFeed:
         if former is not None and former.status == "open":
             return former
         eligible: list[Contract] = []
+        began_s = trio.current_time()
         start: bytes | None = b""
         while start is not None:
             page = list(contracts_from(self._store, start, _PAGE))
             eligible += filter(self._is_eligible, page)
             start = page[-1].terms.contract_id + b"\0" if len(page) == _PAGE else None
             await trio.lowlevel.checkpoint()
+        self._next_look_s = trio.current_time() + LOOK_SHARE * (trio.current_time() - began_s)
         if len(eligible) == 1:
             return eligible[0]
         self._why_off = "no contract of a registered institution names this one as a writer"

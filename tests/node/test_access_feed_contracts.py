@@ -27,8 +27,9 @@ __all__ = ["hospital", "world"]
 
 
 async def test_the_only_contract_of_a_registered_institution_that_names_this_one_is_found(
-    world: World, hospital: Hospital
+    world: World, hospital: Hospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("node.offchain.access_feed.LOOK_SHARE", 0)
     chain = world.chain
     feed = hospital.start(configured="")
     assert not await feed.step()
