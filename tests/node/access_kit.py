@@ -13,7 +13,7 @@ from ledger import testing
 from ledger.codec import encode
 from ledger.contract_bodies import OpenContract
 from ledger.crypto.keys import PrivateKey, address_of
-from ledger.errors import InvalidInput, NotFound
+from ledger.errors import InvalidInput
 from ledger.offchain import BatchCommitment, SignedReceipt
 from ledger.transactions import CheckedTransaction
 from node.offchain.access_feed import AccessFeed, Trouble, operation_of
@@ -111,10 +111,7 @@ class Hospital:
 
     async def fetch(self, commitment: BatchCommitment) -> bytes:
         await trio.lowlevel.checkpoint()
-        try:
-            return self.world.published.data[commitment.data_digest]
-        except KeyError as error:
-            raise NotFound("not published") from error
+        return self.world.published.get(commitment.data_digest)
 
     def restarted(self) -> AccessFeed:
         self.log.close()
