@@ -348,10 +348,12 @@ class Bazaar:
         for contract_id, number in self._reference.newly_forged:
             left = self._challenged.get((contract_id, number))
             told = f"wrong batch {number} is final at {height}"
+            row = self._reference.contracts[contract_id].batches[number]
             reaches = left is not None and height - left > REACH_MICROBLOCKS
             may_be = self._scenario.late_watchers > 0 or not reaches
             require("I12", may_be, f"{told}, though challenged at {left}")
-            unseen = left is None and (contract_id, number) in self._calm and not self._scenario.late_watchers
+            is_shown = (contract_id, number) in self._calm and not row.replayed.is_only_within
+            unseen = left is None and is_shown and not self._scenario.late_watchers
             require("I12", not unseen, f"{told}, and no watcher has challenged it")
 
     def is_done(self) -> bool:
@@ -360,7 +362,7 @@ class Bazaar:
             self._progressed = False
             self._is_over = all(self._has_ended(stall, replica) for stall in self._stalls for replica in self.honest)
             if self._is_over:
-                self._reference.check_end([stall.contract_id for stall in self._stalls])
+                self._check_end()
         return self._is_over
 
     def _has_ended(self, stall: Stall, replica: Replica) -> bool:
@@ -370,6 +372,16 @@ class Bazaar:
             return False
         empty = not contract.escrow_microcredit or facts.is_forged
         return empty and is_settled(contract, replica.disk.store.head().height)
+
+    def _check_end(self) -> None:
+        """Nothing is left over; and an honest operator that could close has committed all that it gave receipts for."""
+        self._reference.check_end([stall.contract_id for stall in self._stalls])
+        for stall in self._stalls:
+            facts = self._reference.contracts[stall.contract_id]
+            if facts.status == "closed" and not stall.plan.lie:
+                last = max((number for number, _ in stall.receipts), default=0)
+                kept = not stall.receipts or last < len(facts.batches)
+                require("I12", kept, f"an honest operator closes before batch {last}, for which it gave receipts")
 
     def missing(self) -> str:
         """Say what has not ended."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A replica's batches: kept in its durable store, checked once, offered to the core in order of arrival.
 
-A batch of transactions that commits off-chain batches counts as here only when their data is here too, and is what they commit to.
+A batch of transactions that commits off-chain batches is ready to be voted for only when their data is here, and is what they commit to.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -82,7 +82,11 @@ class Pool:
             self._pending.pop(digest, None)
 
     def missing(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
-        """Return those of the digests whose batches, or the data that they commit, are not here."""
+        """Return those of the digests whose batches are not here."""
+        return tuple(digest for digest in digests if self._store.batch(digest) is None)
+
+    def not_ready(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Return those of the digests whose batches, or the data that they commit, are not here: a replica does not vote for them yet."""
         return tuple(digest for digest in digests if not self._is_here(digest))
 
     def lacks(self, digest: bytes) -> tuple[bytes, ...]:
@@ -99,10 +103,6 @@ class Pool:
         """Tell whether data is here that bears out what is committed."""
         found = ((commitment, self._data.get(commitment.data_digest)) for commitment in commitments)
         return all(data is not None and bears_out(commitment, data) for commitment, data in found)
-
-    def not_ready(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
-        """Return those of the digests for which a replica does not vote yet: nothing here publishes data beside the chain."""
-        return self.missing(digests)
 
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
         """Return up to `limit` pending digests that are here and not excluded, in order of arrival."""

@@ -42,9 +42,11 @@ class Replayed(msgspec.Struct, frozen=True):
     wrong: str
     """Why it is wrong; empty when it is right."""
     entries: Entries
-    """The state after it; before it, when it is wrong."""
+    """The state after it; before it, when its end is wrong."""
     leaves: tuple[RequestLeaf, ...]
     """Its leaves as published."""
+    is_only_within: bool = False
+    """Whether nothing but roots within it are wrong, so that watchers who compute the last one alone take it for right (decision 0034)."""
 
 
 class _Wrong(Exception):
@@ -81,7 +83,7 @@ def replay(chain_id: bytes, terms: ContractTerms, commitment: BatchCommitment, r
     try:
         _require(merkle_root([encode(leaf) for leaf in leaves]) == commitment.leaves_root, "has other leaves")
         _require(root_of(before) == commitment.previous_root, "does not follow from the state before")
-        entries = _fold(chain_id, terms, commitment, [item[0] for item in items], leaves, before)
+        entries, within = _fold(chain_id, terms, commitment, [item[0] for item in items], leaves, before)
         last = leaves[-1]
         ends = (last.root, last.operation_total, len(leaves)) == (
             commitment.new_root,
@@ -94,6 +96,8 @@ def replay(chain_id: bytes, terms: ContractTerms, commitment: BatchCommitment, r
             _require(stands, f"has another request at the forced place {place.index}")
     except _Wrong as wrong:
         return Replayed(f"batch {commitment.number} {wrong}", before, leaves)
+    if within:
+        return Replayed(f"batch {commitment.number} {within}", entries, leaves, is_only_within=True)
     return Replayed("", entries, leaves)
 
 
@@ -104,8 +108,9 @@ def _fold(
     requests: list[bytes],
     leaves: tuple[RequestLeaf, ...],
     before: Entries,
-) -> Entries:
-    entries, total, time_ms = before, 0, commitment.from_ms
+) -> tuple[Entries, str]:
+    """Return the state after a batch, and the first root within it that is wrong while everything else is right."""
+    entries, total, time_ms, within = before, 0, commitment.from_ms, ""
     machine = next(m for m in SHIPPED if (m.name, m.version) == (terms.machine, terms.version))
     forced = {(place.index, place.request_digest) for place in commitment.forced}
     for index, (raw, leaf) in enumerate(zip(requests, leaves, strict=True)):
@@ -130,9 +135,12 @@ def _fold(
         total += len(operations)
         digest = tagged_hash(Tag.OFFCHAIN_OUTCOMES, encode(tuple(outcomes)))
         right = RequestLeaf(request_digest(raw), leaf.time_ms, total, digest, root_of(entries))
-        _require(right == leaf, f"has a leaf {index} that its request does not come to")
+        is_within = leaf == msgspec.structs.replace(right, root=leaf.root) and leaf is not leaves[-1]
+        what = f"has a leaf {index} that its request does not come to"
+        _require(right == leaf or is_within, what)
+        within = within or (what if right != leaf else "")
         time_ms = leaf.time_ms
-    return entries
+    return entries, within
 
 
 def _open(chain_id: bytes, terms: ContractTerms, raw: bytes, index: int) -> tuple[bytes, int, list[bytes]]:

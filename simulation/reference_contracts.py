@@ -176,7 +176,8 @@ class ReferenceContracts:
         require("I12", raw is not None, f"batch {commitment.number} is committed, and no honest node has its data")
         assert raw is not None, "just required"
         replayed = replay(self._chain_id, facts.terms, commitment, raw, facts.entries())
-        if facts.batches and facts.batches[-1].replayed.wrong:
+        before = facts.batches[-1].replayed if facts.batches else replayed
+        if before.wrong and not before.is_only_within:
             replayed = _replace(replayed, wrong=replayed.wrong or "rests on a wrong batch")
         honest = facts.terms.operator in self.honest_operators
         require("I12", not (honest and replayed.wrong), f"an honest operator commits what is wrong: {replayed.wrong}")

@@ -314,6 +314,18 @@ def test_a_fraudulent_operator_loses_its_seat_and_who_has_none_never_gets_one() 
     assert other.state_root() == chain.store.state_root()
 
 
+def test_a_convict_that_never_mined_has_no_history_that_a_restart_would_trip_over() -> None:
+    chain = maker()
+    before = {key for key, _ in State(chain.store).entries(MINERS)}
+    for operator in (7, 8, 9):
+        convict(chain, operator)
+    chain.pin(0)
+    assert {key for key, _ in State(chain.store).entries(MINERS)} == before
+    again = Executor(chain.store, MACHINES)
+    reputations = {key: again.standings.reputation_nano(key) for key in before}
+    assert reputations == {key: chain.epoch.reputation_of(key) for key in before}
+
+
 def test_when_nobody_is_eligible_the_old_committee_goes_on_with_its_old_weights() -> None:
     chain = maker()
     old = chain.epoch.committee

@@ -21,7 +21,11 @@ from simulation.world import SimulatedWorld
 SEEDS = 100
 CHUNK = 10
 MARKET = Scenario(
-    seed=0, transactions=1, faults_ms=6_000, patience_ms=240_000, contracts=(ContractPlan(requests=20, batch_ms=300, forced=5),)
+    seed=0,
+    transactions=1,
+    faults_ms=6_000,
+    patience_ms=240_000,
+    contracts=(ContractPlan(requests=20, batch_ms=300, forced=5),),
 )
 replace = msgspec.structs.replace
 
