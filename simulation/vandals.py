@@ -38,6 +38,7 @@ from simulation.operators import PARAMETERS, SimulatedOperator
 from simulation.replica import Replica
 
 _replace = msgspec.structs.replace
+CHALLENGE = 3
 
 
 class Vandal:
@@ -83,18 +84,19 @@ class Vandal:
 
     def _about(self, replica: Replica, operator: SimulatedOperator, contract: Contract) -> Body | None:
         rng, identifier = self._rng, operator.contract_id
-        kind = rng.randrange(6)
+        kind = rng.choice((0, 1, 2, CHALLENGE, CHALLENGE, 4, 5))
         if kind == 0:
             return ReclaimDeposit(identifier, rng.randrange(contract.forced_count + 2))
         if kind == 1:
             return ForceOperation(identifier, self._request(operator, contract))
-        number = rng.randrange(contract.batch_count) if contract.batch_count else 0
+        newest = max(0, contract.batch_count - 1)  # the one that can be challenged; older ones are final soon
+        number = newest if kind == CHALLENGE else rng.randint(0, newest)
         row = batch_at(replica.disk.store, contract, number)
         if row is None:
             return None
         if kind == 2:
             return CommitBatch(_replace(row.commitment, number=contract.batch_count, previous_root=contract.root))
-        return self._challenge(replica, row) if kind == 3 else self._claim(replica, contract, row)
+        return self._challenge(replica, row) if kind == CHALLENGE else self._claim(replica, contract, row)
 
     def _request(self, operator: SimulatedOperator, contract: Contract) -> bytes:
         account = self._rng.choice(self._accounts)
