@@ -35,6 +35,8 @@ EXPIRY_MICROBLOCKS = 1000
 RECORDS_AT_ONCE = 100
 """Records that are submitted together: few enough to show progress, and another author loses us at most as many."""
 DEFAULT_TIMEOUT_S = 60.0
+NONCE_ATTEMPTS = 4
+"""Tries of one transaction whose nonce somebody else has taken with the same key; an operator's node takes one a second."""
 _WAIT_MS = 10_000  # one request waits this long at most, so that progress can be shown between two
 _PAUSE_S = 0.1
 
@@ -115,7 +117,22 @@ class Actor:
 
     def commit(self, body: Body, timeout_s: float = DEFAULT_TIMEOUT_S) -> Committed:
         """Sign, submit and wait. Raises `Rejection`, `CommitTimeout`, `ApiError`, `NodeUnreachable`."""
-        return submit_and_wait(self.client, self.sign([body]), timeout_s)[0]
+        return self.commit_all([body], timeout_s)[0]
+
+    def commit_all(self, bodies: Sequence[Body], timeout_s: float = DEFAULT_TIMEOUT_S) -> list[Committed]:
+        """Sign, submit and wait for all. Raises as `commit`.
+
+        A node sends transactions of its own from its institution's account, so a nonce may be taken between asking for it and using it. A
+        single transaction is then signed anew, for what was refused so is nowhere under way; of several, some may be.
+        """
+        attempts = NONCE_ATTEMPTS if len(bodies) == 1 else 1
+        while True:
+            attempts -= 1
+            try:
+                return submit_and_wait(self.client, self.sign(bodies), timeout_s)
+            except Rejection as rejected:
+                if not attempts or rejected.reason is not RejectionReason.NONCE_USED:
+                    raise
 
     def register_institution(self, name: str, country: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Committed:
         """Register the own, accredited account as an institution."""
@@ -184,7 +201,7 @@ class Actor:
         for start in range(0, len(prepared), RECORDS_AT_ONCE):
             part = prepared[start : start + RECORDS_AT_ONCE]
             bodies = chain_records(self.client.patient(patient), [item.envelope for item in part])
-            committed = submit_and_wait(self.client, self.sign(bodies), timeout_s)
+            committed = self.commit_all(bodies, timeout_s)
             for body, item, receipt in zip(bodies, part, committed, strict=True):
                 written.append(
                     WrittenRecord(

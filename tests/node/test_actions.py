@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Nothing that a node hands out is believed: a client notices a record, blob or genesis that does not fit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from ledger.bodies import Transfer
+from ledger.bodies import Body, Transfer
 from ledger.errors import InvalidInput, Rejection, RejectionReason
 from ledger.rules import DEVNET_PARAMETERS
-from node.actions import Actor, CommitTimeout, network_rules, read_record, rejection, submit_and_wait
+from node.actions import NONCE_ATTEMPTS, Actor, CommitTimeout, network_rules, read_record, rejection, submit_and_wait
 from node.client import NodeClient
 from node.genesis_file import make_genesis
 from node.http_client import ApiError
@@ -49,6 +49,37 @@ def test_records_are_written_many_at_a_time_and_read_back(hospital: Actor, monke
     assert [item.sequence for item in written] == [0, 1, 2, 3, 4]
     assert progress == [2, 2, 1]
     assert [read_record(hospital.client, PATIENT, n)[1] for n in range(5)] == bundles
+
+
+def test_a_nonce_that_the_own_node_takes_meanwhile_is_followed_by_the_next(
+    hospital: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when an operator's node commits a batch from the same account."""
+    sign, taken = hospital.sign, 0
+
+    def too_late(bodies: Sequence[Body]) -> list[bytes]:
+        nonlocal taken
+        signed = sign(bodies)
+        if taken < NONCE_ATTEMPTS - 1:
+            taken += 1
+            submit_and_wait(hospital.client, sign([Transfer(PATIENT.address, taken)]))
+        return signed
+
+    monkeypatch.setattr(hospital, "sign", too_late)
+    before = hospital.client.account(HOSPITAL.address).next_nonce
+    hospital.transfer(PATIENT.address, 7)
+    assert hospital.client.account(HOSPITAL.address).next_nonce == before + NONCE_ATTEMPTS
+    taken = 0
+    assert hospital.put_record(PATIENT.address, b"right").sequence == 0
+
+    taken = -1
+    with pytest.raises(Rejection) as refused:
+        hospital.transfer(PATIENT.address, 7)
+    assert refused.value.reason is RejectionReason.NONCE_USED
+    taken = 0
+    several: list[Body] = [Transfer(PATIENT.address, 8), Transfer(PATIENT.address, 9)]
+    with pytest.raises(Rejection):
+        hospital.commit_all(several)
 
 
 def test_a_status_that_only_a_label_gives_is_refused(hospital: Actor) -> None:
@@ -100,7 +131,7 @@ def test_a_transaction_that_had_no_effect_raises_its_reason(client: NodeClient, 
 
 def test_sending_again_what_is_committed_is_no_error(client: NodeClient) -> None:
     actor = Actor(client, HOSPITAL)
-    raws = actor.sign([Transfer(PATIENT.address, 1), Transfer(PATIENT.address, 2)])
+    raws = actor.sign([Transfer(PATIENT.address, 8), Transfer(PATIENT.address, 9)])
     first = submit_and_wait(client, raws)
     assert submit_and_wait(client, raws) == first
 
