@@ -68,16 +68,22 @@ def open_contract(act: Act, body: OpenContract) -> None:
 
 def fund_contract(act: Act, body: FundContract) -> None:
     """Move credits to the escrow, and force their deposit."""
-    state, amount = act.state, body.amount_microcredit
+    state, context, amount = act.state, act.context, body.amount_microcredit
     contract = require_open(state, body.contract_id)
-    if act.context.machines.payable_keys(contract.terms, body.account) is None:
+    if context.machines.payable_keys(contract.terms, body.account) is None:
         detail = f"contract {body.contract_id.hex()} runs {contract.terms.machine}, which takes no deposits"
         raise Rejection(RejectionReason.NO_DEPOSITS, detail)
     act.require_credits(amount)
     sequence = contract.deposit_count
     request = encode(ChainOperations(body.contract_id, sequence, (encode(Deposit(body.account, amount)),)))
     row = ForcedRequest(
-        request_digest(request), act.context.height, _due_batch(act, contract), body.account, amount, sequence
+        request_digest=request_digest(request),
+        height=context.height,
+        time_ms=context.timestamp_ms,
+        due_batch=_due_batch(act, contract),
+        account=body.account,
+        amount_microcredit=amount,
+        deposit_sequence=sequence,
     )
     act.balance_microcredit -= amount
     _force(
@@ -97,8 +103,16 @@ def force_operation(act: Act, body: ForceOperation) -> None:
         context.machines.check_request(context.chain_id, body.contract_id, body.request)
     except InvalidRequest as error:
         raise Rejection(RejectionReason.WRONG_REQUEST, str(error)) from error
-    digest = request_digest(body.request)
-    _force(state, contract, ForcedRequest(digest, context.height, _due_batch(act, contract), b"", 0, 0))
+    row = ForcedRequest(
+        request_digest=request_digest(body.request),
+        height=context.height,
+        time_ms=context.timestamp_ms,
+        due_batch=_due_batch(act, contract),
+        account=b"",
+        amount_microcredit=0,
+        deposit_sequence=0,
+    )
+    _force(state, contract, row)
 
 
 def _due_batch(act: Act, contract: Contract) -> int:

@@ -27,7 +27,16 @@ from ledger.contract_bodies import (
     ReclaimDeposit,
     ReleaseBond,
 )
-from ledger.contract_state import Claimed, CommittedBatch, Contract, ContractStatus, claim_key, contract_key, is_settled
+from ledger.contract_queries import freezable_from
+from ledger.contract_state import (
+    Claimed,
+    CommittedBatch,
+    Contract,
+    ContractStatus,
+    claim_key,
+    contract_key,
+    is_settled,
+)
 from ledger.crypto.keys import address_of
 from ledger.errors import InvalidInput, Rejection, RejectionReason
 from ledger.fraud import check_fraud
@@ -89,16 +98,17 @@ def _convict(act: Act, contract: Contract) -> None:
 
 def freeze_contract(act: Act, body: FreezeContract) -> None:
     """End a contract whose operator owes an answer and commits nothing; the bond comes back, for a failure is no fraud."""
-    state, height, rules = act.state, act.context.height, act.context.parameters.contracts
+    state, now_ms = act.state, act.context.timestamp_ms
     contract = require_open(state, body.contract_id)
     owed = forced_row(state, contract, contract.answered_count)
     if owed is None:
         detail = f"contract {body.contract_id.hex()} has answered all {contract.forced_count} forced requests"
         raise Rejection(RejectionReason.NOT_OVERDUE, f"{detail}; force one, and wait")
-    overdue = max(owed.height, contract.last_height) + rules.neglect_microblocks
-    if height < overdue:
-        detail = f"forced request {contract.answered_count} of contract {body.contract_id.hex()} is overdue from height"
-        raise Rejection(RejectionReason.NOT_OVERDUE, f"{detail} {overdue} on, if no batch comes; this is {height}")
+    overdue_ms = freezable_from(contract, owed, act.context.parameters.contracts)
+    if now_ms < overdue_ms:
+        detail = f"forced request {contract.answered_count} of contract {body.contract_id.hex()} is overdue from"
+        detail += f" {overdue_ms} ms (UTC) on, if no batch comes; the time of this microblock is {now_ms} ms"
+        raise Rejection(RejectionReason.NOT_OVERDUE, detail)
     _end(act, contract, "frozen")
 
 

@@ -4,6 +4,7 @@
 from collections.abc import Callable, Iterator
 
 from ledger.contract_state import Claimed, CommittedBatch, Contract, ForcedRequest, claim_key, contract_key
+from ledger.rules import ContractRules
 from ledger.state import CLAIMS, CONTRACT_BATCHES, CONTRACTS, FORCED_REQUESTS, State, StateReader, scan
 
 
@@ -50,3 +51,12 @@ def final_count(contract: Contract, batch: Callable[[int], CommittedBatch | None
         else:
             high = middle
     return low
+
+
+def freezable_from(contract: Contract, owed: ForcedRequest, rules: ContractRules) -> int:
+    """Return the time of microblocks in milliseconds since 1970 (UTC) from which the operator counts as dead, if no batch comes.
+
+    `owed` is the oldest forced request without an answer. The end of the last batch stands for when it came: the operator chooses that
+    end, but it lies at most the drift ahead of the microblock, which delays little, and behind it only to the operator's own harm.
+    """
+    return max(owed.time_ms, contract.until_ms) + rules.neglect_ms

@@ -64,6 +64,8 @@ class ForcedRequest(Wire, frozen=True):
     """Tagged hash of the request's bytes; the bytes stand in the transaction, or follow from the deposit."""
     height: Uint
     """Height of the microblock that forced it."""
+    time_ms: Uint
+    """Time of that microblock, in milliseconds since 1970 (UTC)."""
     due_batch: Uint
     """Number of the last batch that may answer for it."""
     account: Annotated[bytes, msgspec.Meta(max_length=20)]

@@ -56,8 +56,8 @@ class ContractRules(Wire, frozen=True):
     forced_batches: Annotated[int, msgspec.Meta(ge=3, le=2**10)]
     """Batches of the operator within which a forced request must be answered for. An operator may have cut all but two of them ahead of
     the chain: what is forced then goes into the batch that is open, or, when that is full, into the next."""
-    neglect_microblocks: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
-    """Microblocks without a batch after which an operator who owes an answer counts as dead."""
+    neglect_ms: Annotated[int, msgspec.Meta(ge=1, le=2**40)]
+    """Time without a batch after which an operator who owes an answer counts as dead, in milliseconds."""
     retention_microblocks: Annotated[int, msgspec.Meta(ge=0, le=2**30)]
     """Microblocks for which the data of a batch is kept after it is final."""
 
@@ -110,8 +110,9 @@ MAIN_PARAMETERS = Parameters(
     reputation=ReputationRules(10_000, 5_000, 2_016),
     # With a heartbeat of 10 s and keyblocks at random every 600 s, an idle network fills 4(1 − e^(−1/4)) = 88 % of the bound.
     weight=WeightRules(600_000_000, 6),
-    # With a heartbeat of 10 s on an idle network: a window of a day, an hour for an operator to be repaired, a month of data.
-    contracts=ContractRules(1_000 * 10**6, 8_640, 12, 360, 259_200),
+    # With a heartbeat of 10 s on an idle network: a window of a day and a month of data; under load both are shorter.
+    # An hour of the chain's own time, however fast its microblocks follow each other, for an operator to be repaired.
+    contracts=ContractRules(1_000 * 10**6, 8_640, 12, 3_600_000, 259_200),
 )
 """RepuCoin as in the paper: reputation takes years."""
 TESTNET_PARAMETERS = msgspec.structs.replace(
@@ -127,8 +128,8 @@ DEVNET_PARAMETERS = msgspec.structs.replace(
     # The first target takes 2^19 hashes: five seconds of four miners with a twentieth of a core each.
     work=WorkRules((2**237 - 1).to_bytes(32, "big"), 15_000, 20),
     reputation=ReputationRules(100, 50, 20),
-    # Seconds under load, minutes on an idle network: whoever tries things out sees batches become final.
-    contracts=ContractRules(10 * 10**6, 16, 12, 64, 1_024),
+    # Seconds under load, minutes on an idle network: whoever tries things out sees batches become final, and neglect punished.
+    contracts=ContractRules(10 * 10**6, 16, 12, 120_000, 1_024),
     # An idle epoch has about four microblocks: pinning, its confirmation, the opening and a heartbeat.
     weight=WeightRules(6_000_000_000, 6),
 )

@@ -87,7 +87,7 @@ PARAMETERS = Parameters(
     work=WorkRules((2**252 - 1).to_bytes(32, "big"), 15_000, 20),
     reputation=ReputationRules(10, 5, 20),
     weight=WeightRules(6 * 10**9, 6),
-    contracts=ContractRules(10_000, 4, 3, 6, 8),
+    contracts=ContractRules(10_000, 4, 3, 6_000, 8),
 )
 """Rules of the test network: a keyblock takes 16 hashes, and all founding members sit in the committee."""
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The node's clock: the one place that reads it."""
+"""The node's clock: the one place that reads it; and what its times are for people."""
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+
+LAST_MS = 253_402_300_799_999
+"""The end of the year 9999: what dates can say."""
 
 
 class Clock:
@@ -31,3 +35,8 @@ class Clock:
 
 _clock = Clock()
 now_ms = _clock.now_ms
+
+
+def moment(timestamp_ms: int) -> str:
+    """Return a time for people, in UTC."""
+    return datetime.fromtimestamp(min(timestamp_ms, LAST_MS) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -40,7 +40,8 @@ FIRST_PARTY = 400
 """Keys of operators, users, heirs and vandals are apart from those of members and clients."""
 PARTIES = 20
 """Keys for each contract: an operator, an heir, then users."""
-NEGLECT_MICROBLOCKS = 20
+NEGLECT_MS = 8_000
+"""Several times the age of any batch: operators that nothing hinders are never called dead, however fast the chain is."""
 FORCED_BATCHES = 4
 FINISH_MS = 2_500
 """After the faults, users have this long before operators begin to close."""
@@ -56,7 +57,7 @@ LOOK_MS = 400
 
 def contract_rules(scenario: Scenario) -> ContractRules:
     """Return small terms, so that a run sees their ends."""
-    return ContractRules(10_000, scenario.window_microblocks, FORCED_BATCHES, NEGLECT_MICROBLOCKS, 8)
+    return ContractRules(10_000, scenario.window_microblocks, FORCED_BATCHES, NEGLECT_MS, 8)
 
 
 def contract_parties(scenario: Scenario) -> list[int]:

@@ -51,6 +51,8 @@ class ForcedFacts(msgspec.Struct):
     """Of its bytes."""
     height: int
     """Height that forced it."""
+    time_ms: int
+    """Time of the microblock that forced it."""
     due_batch: int
     """Last batch that may answer for it."""
     account: bytes = b""
@@ -153,8 +155,8 @@ def wrong_rows(state: State, facts: ContractFacts) -> str:
         there = state.get(FORCED_REQUESTS, contract_key(identifier, number))
         if number >= facts.answered and (there is None) != waits.is_paid_back:
             return f"forced request {number} is {there}; paid back: {waits.is_paid_back}"
-        told = there and (there.request_digest, there.height, there.due_batch, there.amount_microcredit)
-        if told and told != (waits.digest, waits.height, waits.due_batch, waits.amount):
+        told = there and (there.request_digest, there.height, there.time_ms, there.due_batch, there.amount_microcredit)
+        if told and told != (waits.digest, waits.height, waits.time_ms, waits.due_batch, waits.amount):
             return f"forced request {number} is {there}, not {waits}"
     for account, amount in facts.withdrawn.items():
         claimed = state.get(CLAIMS, claim_key(identifier, account))

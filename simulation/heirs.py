@@ -13,7 +13,7 @@ from contracts.state_map import StateMap
 from ledger.bodies import Body
 from ledger.codec import decode
 from ledger.contract_bodies import ClaimBalance, ForceOperation, FreezeContract, ReclaimDeposit, ReleaseBond
-from ledger.contract_queries import batch_at, claimed_by, contract_at, final_count, forced_at
+from ledger.contract_queries import batch_at, claimed_by, contract_at, final_count, forced_at, freezable_from
 from ledger.contract_state import Contract, is_settled
 from ledger.crypto.keys import PrivateKey
 from ledger.rules import ContractRules
@@ -53,8 +53,10 @@ class Heir:
         return next(self._owed(replica, contract, following), None)
 
     def _hasten(self, replica: Replica, contract: Contract, following: int) -> Body | Wait:
-        owed = forced_at(replica.disk.store, contract, contract.answered_count)
-        if owed is not None and following >= max(owed.height, contract.last_height) + self._rules.neglect_microblocks:
+        store = replica.disk.store
+        owed = forced_at(store, contract, contract.answered_count)
+        # Times of microblocks never go back: what the head allows, the next one does.
+        if owed is not None and store.head().timestamp_ms >= freezable_from(contract, owed, self._rules):
             return FreezeContract(self._contract_id)
         if self.must_force:
             if owed is None:

@@ -184,8 +184,9 @@ class LyingOperator(SimulatedOperator):
             self._second = None
         if self._is_mute():
             return WAIT
-        if self.plan.lie == "ignore_forced" and self.rng.randrange(4) == 0:
-            return CloseContract(self.contract_id)  # though it owes answers
+        owes = contract.answered_count < contract.forced_count
+        if self.plan.lie == "ignore_forced" and owes and self.rng.randrange(4) == 0:
+            return CloseContract(self.contract_id)
         return super().next_commit(contract)
 
     def _wrong(self, right: BatchCommitment) -> BatchCommitment:

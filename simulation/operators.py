@@ -40,9 +40,6 @@ WAITING_BATCHES = 2
 A request that is forced while they wait, and the open one is full, comes into the batch after it; with more of them it would be missed.
 """
 
-HURRY_MICROBLOCKS = 4
-"""An operator that has owed an answer for so long cuts its batch at once."""
-
 Reply = Callable[[Answer | None], None]
 """Takes an answer, or None when the request was accepted earlier than memory reaches."""
 
@@ -200,18 +197,12 @@ class SimulatedOperator:
         """Do what is due."""
         self.take_forced(contract)
         now_ms = self.home.clock_ms()
-        if self.core is not None and (self._is_closing or self._is_pressed(contract) or self.core.is_due(now_ms)):
+        if self.core is not None and (self._is_closing or self.core.is_due(now_ms)):
             try:
                 cut = self.core.cut(now_ms)
             except Busy:
                 return
             self.append((cut,) if cut is not None else ())
-
-    def _is_pressed(self, contract: Contract) -> bool:
-        """Tell whether an answer is owed for so long that a fast chain would soon call it neglected."""
-        owed = forced_at(self.home.disk.store, contract, contract.answered_count)
-        height = self.home.disk.store.head().height
-        return owed is not None and height >= max(owed.height, contract.last_height) + HURRY_MICROBLOCKS
 
     # ------------------------------------------------------------------ durable steps
 

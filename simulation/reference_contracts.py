@@ -106,12 +106,12 @@ class ReferenceContracts:
         """Return how many batches of a contract are final."""
         return sum(1 for batch in facts.batches if batch.height + self._rules.window_microblocks <= height)
 
-    def is_overdue(self, facts: ContractFacts, height: int) -> bool:
-        """Tell whether anybody may freeze a contract."""
+    def is_overdue(self, facts: ContractFacts, time_ms: int) -> bool:
+        """Tell whether anybody may freeze a contract in a microblock of this time."""
         if facts.status != "open" or facts.answered == len(facts.forced):
             return False
-        waited = max(facts.forced[facts.answered].height, facts.last_height)
-        return height >= waited + self._rules.neglect_microblocks
+        waited_ms = time_ms - max(facts.forced[facts.answered].time_ms, facts.until_ms)
+        return waited_ms >= self._rules.neglect_ms
 
     # ------------------------------------------------------------------ living contracts
 
@@ -140,7 +140,7 @@ class ReferenceContracts:
             return False
         deposit = ChainOperations(body.contract_id, facts.deposits, (encode(Deposit(body.account, amount)),))
         digest = request_digest(encode(deposit))
-        facts.forced.append(ForcedFacts(digest, sent.height, self._due(facts), body.account, amount))
+        facts.forced.append(ForcedFacts(digest, sent.height, sent.time_ms, self._due(facts), body.account, amount))
         facts.escrow += amount
         purse.credit(sent.sender, -amount)
         return True
@@ -153,7 +153,7 @@ class ReferenceContracts:
             MACHINES.check_request(self._chain_id, body.contract_id, body.request)
         except InvalidInput:
             return False
-        facts.forced.append(ForcedFacts(request_digest(body.request), sent.height, self._due(facts)))
+        facts.forced.append(ForcedFacts(request_digest(body.request), sent.height, sent.time_ms, self._due(facts)))
         return True
 
     def _commit(self, body: CommitBatch, sent: Sent, _purse: Purse) -> bool:
@@ -231,7 +231,7 @@ class ReferenceContracts:
 
     def _freeze(self, body: FreezeContract, sent: Sent, _purse: Purse) -> bool:
         facts = self._living(body.contract_id)
-        if facts is None or not self.is_overdue(facts, sent.height):
+        if facts is None or not self.is_overdue(facts, sent.time_ms):
             return False
         facts.status, facts.settles = "frozen", sent.height + self._rules.window_microblocks
         return True

@@ -96,8 +96,9 @@ class Contract(Model):
     """Requests that the chain has ever forced, deposits included."""
     answered_count: int
     """How many of them batches answer for."""
-    freezable_height: int | None
-    """Height from which anyone may freeze it if the oldest waiting forced request stays unanswered; null when none waits."""
+    freezable_ms: int | None
+    """Time in milliseconds since 1970 (UTC): once microblocks have it, anyone may freeze the contract, if no batch comes before; null
+    when no forced request waits."""
 
 
 class Contracts(Model):
@@ -162,6 +163,8 @@ class ForcedRequest(Model):
     """Digest of the request's bytes."""
     height: int
     """Height of the microblock that forced it."""
+    time_ms: int
+    """Time of that microblock, in milliseconds since 1970 (UTC)."""
     due_batch: int
     """Last batch that may answer for it."""
     is_answered: bool

@@ -4,7 +4,7 @@
 from contracts.json_form import plain
 from contracts.registry import Registry
 from ledger.codec import encode
-from ledger.contract_queries import batch_at, contract_at, contracts_from, final_count, forced_at
+from ledger.contract_queries import batch_at, contract_at, contracts_from, final_count, forced_at, freezable_from
 from ledger.contract_state import CommittedBatch, Contract, is_settled
 from ledger.crypto.keys import address_of
 from ledger.errors import InvalidInput
@@ -12,6 +12,7 @@ from ledger.rules import ContractRules
 from ledger.store import Store
 from node.api import contract_models as models
 from node.api import views
+from node.clock import moment
 
 
 class ContractViews:
@@ -68,7 +69,7 @@ class ContractViews:
             bound = self._registry.bind(terms)
         except InvalidInput:
             bound = None
-        freezable = self._freezable_height(contract)
+        freezable = self._freezable_ms(contract)
         return models.Contract(
             contract_id=terms.contract_id,
             machine=terms.machine,
@@ -94,14 +95,14 @@ class ContractViews:
             last_height=contract.last_height,
             forced_count=contract.forced_count,
             answered_count=contract.answered_count,
-            freezable_height=freezable,
+            freezable_ms=freezable,
         )
 
-    def _freezable_height(self, contract: Contract) -> int | None:
+    def _freezable_ms(self, contract: Contract) -> int | None:
         waiting = forced_at(self._store, contract, contract.answered_count)
         if contract.status != "open" or waiting is None:
             return None
-        return max(waiting.height, contract.last_height) + self.rules.neglect_microblocks
+        return freezable_from(contract, waiting, self.rules)
 
     def _explanation(self, contract: Contract, freezable: int | None) -> str:
         waiting = contract.forced_count - contract.answered_count
@@ -109,7 +110,7 @@ class ContractViews:
             if freezable is None:
                 return "open: its operator takes requests and answers for all that was forced"
             owed = "1 forced request waits" if waiting == 1 else f"{waiting} forced requests wait"
-            return f"open: {owed} for an answer; without a batch, anyone may freeze it from height {freezable} on"
+            return f"open: {owed} for an answer; without a batch, anyone may freeze it from {moment(freezable)} on"
         ended = "ended by its operator" if contract.status == "closed" else "ended because of fraud or neglect"
         if not self.is_settled(contract):
             return (
@@ -170,6 +171,7 @@ class ContractViews:
                     number=number,
                     request_digest=row.request_digest,
                     height=row.height,
+                    time_ms=row.time_ms,
                     due_batch=row.due_batch,
                     is_answered=answered,
                     account=row.account or None,

@@ -192,9 +192,9 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 def moment(timestamp_ms: int) -> str:
     """Return a time for people, in UTC."""
-    from datetime import UTC, datetime
+    from node import clock
 
-    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return clock.moment(timestamp_ms)
 
 
 def _leaf(group: BaseExceptionGroup) -> BaseException:

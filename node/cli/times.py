@@ -5,11 +5,10 @@ import re
 from datetime import UTC, datetime
 
 from ledger.errors import InvalidInput
+from node.clock import LAST_MS
 
 _UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _SPAN = re.compile(r"([0-9]{1,6})([mhdw])")
-_LAST_MS = 253_402_300_799_999
-"""The end of the year 9999: what dates can say."""
 HELP = "A span as 90m, 12h, 30d or 8w from now, or a date as 2027-01-31 or 2027-01-31T12:00+01:00; without a zone UTC."
 
 
@@ -25,14 +24,14 @@ def time_in(text: str, now_ms: int, what: str) -> int:
             raise InvalidInput(f"{what} {text!r} is no time; write a span as 30d, or a date as 2027-01-31") from error
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
         found = round(moment.timestamp() * 1000)
-    if not 0 <= found <= _LAST_MS:
+    if not 0 <= found <= LAST_MS:
         raise InvalidInput(f"{what} {text!r} lies outside the years 1970 to 9999")
     return found
 
 
 def day(timestamp_ms: int) -> str:
     """Return a time for a table, to the minute in UTC."""
-    return datetime.fromtimestamp(min(timestamp_ms, _LAST_MS) / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(min(timestamp_ms, LAST_MS) / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def ahead(timestamp_ms: int, now_ms: int) -> str:

@@ -32,8 +32,12 @@ from ledger.state import ACCOUNTS, CONTRACT_BATCHES, CONTRACTS, FORCED_REQUESTS,
 from ledger.transactions import check_transaction
 from ledger.transition import apply_transaction
 
-RULES = ContractRules(10_000, 6, 3, 4, 8)
+RULES = ContractRules(10_000, 6, 3, 4_000, 8)
 """As on real networks a neglected contract is frozen before its last batch is final."""
+BLOCK_MS = 1_000
+"""Between two microblocks, but where a test says otherwise."""
+NEGLECT = RULES.neglect_ms // BLOCK_MS
+"""Microblocks that make neglect."""
 GENESIS = testing.genesis(parameters=msgspec.structs.replace(testing.PARAMETERS, contracts=RULES))
 CHAIN = chain_id(GENESIS)
 PENALTY = GENESIS.parameters.false_evidence_microcredit
@@ -57,6 +61,8 @@ class World:
     def __init__(self) -> None:
         self.state = State(MemoryStore(GENESIS))
         self.height = 10
+        self.ahead_ms = 0
+        """How far the time is ahead of what the height says: microblocks came slower; behind, when negative."""
         self.fees = 0
         self.sent: list[tuple[int, PrivateKey, bytes]] = []
         """Height, sender and bytes of what was applied."""
@@ -64,11 +70,16 @@ class World:
 
     @property
     def time_ms(self) -> int:
-        return self.time_at(self.height)
+        return self.time_at(self.height) + self.ahead_ms
 
     @staticmethod
     def time_at(height: int) -> int:
-        return testing.GENESIS_TIMESTAMP_MS + 1_000 * height
+        return testing.GENESIS_TIMESTAMP_MS + BLOCK_MS * height
+
+    def pass_blocks(self, count: int, each_ms: int) -> None:
+        """Let microblocks pass that come faster or slower than others."""
+        self.height += count
+        self.ahead_ms += count * (each_ms - BLOCK_MS)
 
     def act(self, sender: PrivateKey, body: Body) -> Rejection | None:
         """Send a body through all three checks of a transaction."""
@@ -159,9 +170,9 @@ class Desk:
     def take_deposit(self, sequence: int, account: bytes, amount: int) -> None:
         self.accept(deposit_request(self.terms.contract_id, sequence, account, amount), is_forced=True)
 
-    def cut(self) -> Batch:
-        """Cut a batch of what was accepted; there has to be something."""
-        entry = self.operator.cut(self.world.time_ms)
+    def cut(self, until_ms: int | None = None) -> Batch:
+        """Cut a batch of what was accepted, now or at another time; there has to be something."""
+        entry = self.operator.cut(self.world.time_ms if until_ms is None else until_ms)
         assert entry is not None
         self._entries += 1
         batch = self.operator.durable(self._entries).batches[-1]

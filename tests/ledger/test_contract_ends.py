@@ -45,9 +45,11 @@ from tests.ledger.contracts_kit import (
     CAROL,
     CHAIN,
     DIGEST,
+    DRIFT_MS,
     FEE,
     GENESIS,
     IDENTIFIER,
+    NEGLECT,
     OPEN,
     OPEN_LOG,
     OPERATOR,
@@ -64,7 +66,7 @@ from tests.ledger.contracts_kit import (
     rebuilt,
 )
 
-WINDOW, NEGLECT = RULES.window_microblocks, RULES.neglect_microblocks
+WINDOW = RULES.window_microblocks
 PAY = Pay(BOB.address, 300, DIGEST)
 RELEASE = ReleaseBond(IDENTIFIER)
 
@@ -283,8 +285,10 @@ def test_neglect_is_counted_from_the_request_or_the_last_batch_whichever_is_late
     world.refuse(RejectionReason.NOT_OVERDUE, BOB, FreezeContract(IDENTIFIER), "has answered all 1 forced requests")
     world.height += 3
     force(world, desk.sign(ALICE, PAY))
+    due_ms = world.time_ms + RULES.neglect_ms
     world.height += NEGLECT - 1
-    world.refuse(RejectionReason.NOT_OVERDUE, BOB, FreezeContract(IDENTIFIER), "if no batch comes; this is")
+    told = f"from {due_ms} ms \\(UTC\\) on, if no batch comes; the time of this microblock is {world.time_ms} ms"
+    world.refuse(RejectionReason.NOT_OVERDUE, BOB, FreezeContract(IDENTIFIER), told)
     desk.accept(desk.sign(BOB, Pay(ALICE.address, 1, DIGEST)))
     desk.commit()
     world.height += NEGLECT - 1
@@ -295,6 +299,64 @@ def test_neglect_is_counted_from_the_request_or_the_last_batch_whichever_is_late
     assert (contract.status, contract.settles_height) == ("frozen", world.height + WINDOW)
     assert (contract.bond_microcredit, contract.batch_count) == (BOND, 2)
     world.refuse(RejectionReason.CONTRACT_ENDED, BOB, FreezeContract(IDENTIFIER))
+
+
+def test_neglect_is_time_however_fast_or_slow_microblocks_come() -> None:
+    world, desk, _ = paid()
+    force(world, desk.sign(ALICE, PAY))
+    row = world.forced_rows()[-1][1]
+    assert (row.height, row.time_ms) == (world.height, world.time_ms)
+    due_ms = world.time_ms + RULES.neglect_ms
+    # A chain under load: an operator that is restarted meanwhile is not dead.
+    world.pass_blocks(RULES.neglect_ms // 50 - 1, 50)
+    assert world.time_ms == due_ms - 50
+    world.refuse(RejectionReason.NOT_OVERDUE, BOB, FreezeContract(IDENTIFIER))
+    world.pass_blocks(1, 49)
+    assert world.time_ms == due_ms - 1
+    world.refuse(RejectionReason.NOT_OVERDUE, BOB, FreezeContract(IDENTIFIER))
+    world.pass_blocks(1, 1)
+    assert world.act(BOB, FreezeContract(IDENTIFIER)) is None
+
+
+def test_an_idle_chain_needs_one_microblock_to_call_an_operator_dead() -> None:
+    world, _ = opened()
+    assert world.act(ALICE, FundContract(IDENTIFIER, ALICE.address, 5)) is None
+    world.pass_blocks(1, RULES.neglect_ms - 1)
+    world.refuse(RejectionReason.NOT_OVERDUE, BOB, FreezeContract(IDENTIFIER))
+    world.pass_blocks(1, 1)
+    assert world.act(BOB, FreezeContract(IDENTIFIER)) is None
+
+
+def test_an_operator_delays_its_end_by_the_drift_at_most() -> None:
+    world, desk, _ = paid()
+    force(world, desk.sign(ALICE, PAY))
+    desk.accept(desk.sign(BOB, Pay(ALICE.address, 1, DIGEST)))
+    ahead = CommitBatch(desk.cut(world.time_ms + DRIFT_MS + 1).commitment)
+    world.refuse(RejectionReason.WRONG_BATCH, OPERATOR, ahead, "send it again later")
+    world.pass_blocks(1, 1)
+    assert world.act(OPERATOR, ahead) is None
+    world.pass_blocks(1, RULES.neglect_ms + DRIFT_MS - 1)
+    world.refuse(RejectionReason.NOT_OVERDUE, BOB, FreezeContract(IDENTIFIER))
+    world.pass_blocks(1, 1)
+    assert world.act(BOB, FreezeContract(IDENTIFIER)) is None
+
+
+def test_a_batch_that_ended_before_the_request_delays_nothing() -> None:
+    world, desk, _ = paid()
+    desk.accept(desk.sign(BOB, Pay(ALICE.address, 1, DIGEST)))
+    world.height += 1
+    old = CommitBatch(desk.cut().commitment)
+    world.height += 1
+    force(world, desk.sign(ALICE, PAY))
+    due_ms = world.time_ms + RULES.neglect_ms
+    world.height += 2
+    assert world.act(OPERATOR, old) is None
+    assert world.contract.until_ms < due_ms - RULES.neglect_ms
+    world.pass_blocks(1, due_ms - 1 - world.time_ms)
+    world.refuse(RejectionReason.NOT_OVERDUE, BOB, FreezeContract(IDENTIFIER))
+    world.pass_blocks(1, 1)
+    assert world.time_ms == due_ms
+    assert world.act(BOB, FreezeContract(IDENTIFIER)) is None
 
 
 def test_only_the_operator_closes_and_only_after_all_answers() -> None:

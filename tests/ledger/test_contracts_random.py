@@ -44,6 +44,7 @@ from tests.ledger.contracts_kit import (
     DIGEST,
     FEE,
     IDENTIFIER,
+    NEGLECT,
     OPERATOR,
     PENALTY,
     RULES,
@@ -247,7 +248,7 @@ class Play:
         if self._is_contestable() and self.lie is not None:
             self._convict(self.lie)
         if world.contract.status == "open" and not self.send(OPERATOR, CloseContract(IDENTIFIER)):
-            world.height += RULES.neglect_microblocks
+            world.height += NEGLECT
             assert self.send(STRANGER, FreezeContract(IDENTIFIER))
         world.height = max(world.height, world.contract.settles_height)
         assert world.is_settled

@@ -37,8 +37,8 @@ BLOCK_S = 0.03
 """Between two microblocks."""
 HEAD_START_MS = 6 * 3_600_000
 """How old the chain is at first: its time goes faster than the clock, a second for each microblock, and must not overtake it."""
-RULES = ContractRules(10_000, 8, 3, 12, 8)
-"""A window of about a quarter of a second."""
+RULES = ContractRules(10_000, 8, 3, 12_000, 8)
+"""A window of about a quarter of a second; twelve microblocks of this chain's fast time make neglect."""
 OPERATOR, ALICE, BOB, CAROL = IDENTITIES = tuple(
     Identity(bytes(31) + bytes([number]), name) for number, name in enumerate(("operator", "alice", "bob", "carol"), 1)
 )

@@ -37,7 +37,7 @@ WINDOW, RETENTION, EXPIRY = 6, 8, 20
 GENESIS = testing.genesis(
     parameters=msgspec.structs.replace(
         testing.PARAMETERS,
-        contracts=ContractRules(10_000, WINDOW, 3, 100, RETENTION),
+        contracts=ContractRules(10_000, WINDOW, 3, 100_000, RETENTION),
         maximum_expiry_microblocks=EXPIRY,
     )
 )

@@ -38,7 +38,7 @@ from node.own_transactions import OwnTransactions
 from node.submission import SubmitOutcome
 from tests.node.kit import until
 
-RULES = ContractRules(10_000, 6, 4, 1_000, 8)
+RULES = ContractRules(10_000, 6, 4, 1_000_000, 8)
 """A window of six microblocks; no operator of these tests counts as dead."""
 GENESIS = testing.genesis(parameters=msgspec.structs.replace(testing.PARAMETERS, contracts=RULES))
 CHAIN = chain_id(GENESIS)

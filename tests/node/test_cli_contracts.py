@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,11 @@ def test_a_contract_that_nobody_operates_is_frozen_and_everything_comes_back(
     shown = answer(spchain("contract", "show", contract, "--json"))
     assert "1 forced request waits" in shown["explanation"]
     identifier = bytes.fromhex(contract)
-    until(lambda: client.status().height >= shown["freezable_height"])
+    freezable_ms = shown["freezable_ms"]
+    told = datetime.fromtimestamp(freezable_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    assert f"anyone may freeze it from {told} on" in shown["explanation"]
+    assert told in spchain("contract", "show", contract).stdout
+    until(lambda: client.block(client.status().height).timestamp_ms >= freezable_ms)
     answer(spchain("contract", "freeze", contract, "--key", "bob.json", "--json"))
     until(lambda: client.contracts.contract(identifier).is_settled)
     claimed = answer(spchain("contract", "claim", contract, "--key", "bob.json", "--account", "alice.json", "--json"))

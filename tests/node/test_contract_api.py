@@ -234,7 +234,7 @@ def test_forced_requests_are_listed_until_they_are_long_answered(client: NodeCli
     assert (deposit.number, deposit.account, deposit.amount_microcredit) == (0, ALICE.address, 5_000)
     assert deposit.is_answered
     assert not deposit.is_reclaimable
-    assert client.contracts.contract(contract).freezable_height is None
+    assert client.contracts.contract(contract).freezable_ms is None
 
 
 def test_costs_are_those_of_the_transactions_that_committed(

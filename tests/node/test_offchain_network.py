@@ -36,7 +36,9 @@ from tests.node.networks import MEMBERS, OUTSIDER, Net, RunningNode
 
 GENESIS = msgspec.structs.replace(
     networks.GENESIS,
-    parameters=msgspec.structs.replace(networks.GENESIS.parameters, contracts=ContractRules(10_000, 8, 3, 60, 100_000)),
+    parameters=msgspec.structs.replace(
+        networks.GENESIS.parameters, contracts=ContractRules(10_000, 8, 3, 60_000, 100_000)
+    ),
 )
 CHAIN = chain_id(GENESIS)
 RECORD = tagged_hash(Tag.BLOB, b"a record")

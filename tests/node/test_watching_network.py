@@ -31,7 +31,9 @@ from tests.node.networks import MEMBERS, Net, RunningNode
 WINDOW = 8
 GENESIS = msgspec.structs.replace(
     networks.GENESIS,
-    parameters=msgspec.structs.replace(networks.GENESIS.parameters, contracts=ContractRules(10_000, WINDOW, 3, 60, 10)),
+    parameters=msgspec.structs.replace(
+        networks.GENESIS.parameters, contracts=ContractRules(10_000, WINDOW, 3, 60_000, 10)
+    ),
 )
 CHAIN = chain_id(GENESIS)
 OPERATOR = MEMBERS[0].signing

@@ -27,6 +27,7 @@ from tests.ledger.contracts_kit import (
     CHAIN,
     DIGEST,
     GENESIS,
+    NEGLECT,
     OPEN,
     OPERATOR,
     RULES,
@@ -80,7 +81,7 @@ def _convicted(world: World) -> None:
 def _neglected(world: World) -> None:
     identifier, desk = _opened(world, 2)
     world.act(BOB, ForceOperation(identifier, desk.sign(BOB, Withdraw(1))))
-    world.height += RULES.neglect_microblocks
+    world.height += NEGLECT
     world.act(BOB, FreezeContract(identifier))
 
 
