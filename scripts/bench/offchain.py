@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Operations of an off-chain contract on a local network of real node processes, against the same sent directly. Run `scripts/bench/offchain`."""
+"""Operations of an off-chain contract on a local network of real processes, against the same sent directly. Run `scripts/bench/offchain`."""
 
 import argparse
 import json
@@ -101,9 +101,7 @@ def stages(sent: Sent, watch: BatchWatch, operations: int) -> list[Stage]:
 
 def _stage(stage: str, due: Sequence[float], moments: Sequence[float | None], operations: int) -> Stage:
     there = sorted(moment for moment in moments if moment is not None)
-    waits = sorted(
-        (moment - due_s) * 1000 for moment, due_s in zip(moments, due, strict=True) if moment is not None
-    )
+    waits = sorted((moment - due_s) * 1000 for moment, due_s in zip(moments, due, strict=True) if moment is not None)
     # What came at the very first moment was under way before it: it does not count for the rate.
     after_first = sum(moment > there[0] for moment in there) if there else 0
     rate = after_first * operations / (there[-1] - there[0]) if after_first else 0.0
@@ -206,13 +204,9 @@ def run(arguments: argparse.Namespace, directory: Path) -> dict[str, object]:
         devnet.stop()
     console.print("executing the chain once more, to see what it took …")
     manifest = devnet.manifest
-    source = open_store(
-        Path(manifest.nodes[OBSERVER].data_dir) / "chain", read_genesis(Path(manifest.genesis_file))
-    )
+    source = open_store(Path(manifest.nodes[OBSERVER].data_dir) / "chain", read_genesis(Path(manifest.genesis_file)))
     try:
-        offchain_cost, direct_cost = replay(
-            source, directory / "replayed", [measured.part, direct_part], measured.data
-        )
+        offchain_cost, direct_cost = replay(source, directory / "replayed", [measured.part, direct_part], measured.data)
     finally:
         source.close()
     return {
@@ -292,7 +286,9 @@ def show(result: dict[str, object], stage_rows: Sequence[dict[str, object]]) -> 
         )
     console.print(costs)
     console.print(f"published data: {result['data_bytes_per_operation']} bytes per operation, kept for a time")
-    console.print(f"refused {result['refused']}, put off {result['put_off']}, broken receipts {result['broken_receipts']}")
+    console.print(
+        f"refused {result['refused']}, put off {result['put_off']}, broken receipts {result['broken_receipts']}"
+    )
     console.print(f"nodes that executed all batches: {result['watchers_followed']}; one state root: {result['agreed']}")
     console.print(f"processor use off the chain: {result['offchain_used']}")
     console.print(f"processor use directly: {result['direct_used']}")

@@ -140,9 +140,7 @@ class _Gateway:
         for request, outcome in zip(part, outcomes, strict=True):
             if outcome.accepted and outcome.receipt is not None:
                 receipt = bytes.fromhex(outcome.receipt)
-                self.sent.receipted.append(
-                    Receipted(request.raw, receipt, start_s + request.due_s, sent_s, received_s)
-                )
+                self.sent.receipted.append(Receipted(request.raw, receipt, start_s + request.due_s, sent_s, received_s))
             elif is_busy:
                 # Also what was refused only because the request before it was put off.
                 put_off.append(request)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from contracts.batch_data import BatchData, check_data, leaf_of
 from contracts.execution import MACHINE_PREFIX
@@ -97,7 +98,7 @@ class OffchainBench:
                 sequence += len(payments)
                 (outcome,) = client.contracts.send(self.contract_id, [raw])
                 assert outcome.accepted, f"credits for the users are refused: {outcome.reason}: {outcome.detail}"
-            self._await(client, lambda contract: contract.batch_count >= 2)  # noqa: PLR2004 -- the deposit's, and these
+            self._await(client, lambda contract: contract.batch_count >= 2)
 
     def _await(self, client: NodeClient, reached: Callable[[contract_models.Contract], bool]) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
@@ -105,7 +106,9 @@ class OffchainBench:
             assert time.monotonic() < deadline_s, "the contract's first batches are not committed; see the nodes' logs"
             time.sleep(POLL_S)
 
-    def sign(self, count: int, rate_per_s: float, operations: int, recipients: int, gateways: int) -> list[list[Signed]]:
+    def sign(
+        self, count: int, rate_per_s: float, operations: int, recipients: int, gateways: int
+    ) -> list[list[Signed]]:
         """Sign requests, each due at its time, the users one after the other; returns those of each gateway.
 
         Each operation pays one of the network's institutions; the payments of a request go to so many different ones.
@@ -204,7 +207,7 @@ class BatchWatch:
         self.seen: dict[int, Seen] = {}
         self.final_s: dict[int, float] = {}
 
-    def __enter__(self) -> "BatchWatch":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -17,9 +17,10 @@ from consensus.executor import Executor
 from consensus.restart import decode_certificate, decode_closing, decode_signed
 from contracts.batch_data import check_data
 from contracts.shipped import MACHINES
-from ledger.chain import Chain, chain_of
+from ledger.chain import chain_of
 from ledger.contract_bodies import CommitBatch
-from ledger.lmdb_store import open_store
+from ledger.lmdb_store import LmdbStore, open_store
+from ledger.offchain import BatchCommitment
 from ledger.store import Store
 from ledger.transactions import CheckedTransaction, check_transaction, decode_batch
 
@@ -89,55 +90,66 @@ class _Meter:
 
 
 def replay(source: Store, directory: Path, parts: Sequence[Part], data: Mapping[bytes, bytes]) -> list[Cost]:
-    """Execute a chain from its genesis in a store of its own, and return what its parts took; `data` is that of batches, by digest."""
+    """Execute a chain from its genesis in a store of its own, and return what its parts took.
+
+    `data` is what their commitments publish, by digest.
+    """
     meters = [_Meter() for _ in parts]
-    unmeasured = _Meter()
     store = open_store(directory, source.genesis)
     try:
-        executor, chain = Executor(store, MACHINES), chain_of(source.genesis)
+        replaying = _Replaying(source, store, data)
         for height in range(1, max(part.upto for part in parts) + 1):
             found = (meter for meter, part in zip(meters, parts, strict=True) if part.after < height <= part.upto)
-            _take(source, store, executor, chain, height, data, next(found, unmeasured))
+            replaying.take(height, next(found, None))
     finally:
         store.close()
     return [meter.cost() for meter in meters]
 
 
-def _take(
-    source: Store, store: Store, executor: Executor, chain: Chain, height: int, data: Mapping[bytes, bytes], meter: _Meter
-) -> None:
-    """Check, execute and store the next microblock."""
-    block_hash = _there(source.block_hash(height))
-    raw, certificate = _there(source.microblock(block_hash)), _there(source.certificate(block_hash))
-    signed = decode_signed(raw)
-    digests = signed.microblock.batches
-    batches = [_there(source.batch(digest)) for digest in digests]
-    meter.microblocks += 1
-    meter.chain_bytes += len(raw) + len(certificate) + sum(map(len, batches))
+class _Replaying:
+    """A chain that is executed once more."""
 
-    def checked() -> list[CheckedTransaction]:
-        return [check_transaction(item, chain) for batch in batches for item in decode_batch(batch)]
+    def __init__(self, source: Store, store: LmdbStore, data: Mapping[bytes, bytes]) -> None:
+        self._source, self._store, self._data = source, store, data
+        self._executor, self._chain = Executor(store, MACHINES), chain_of(source.genesis)
 
-    transactions, spent_ns = _timed(checked)
-    meter.check_ns += spent_ns
-    commitments = [t.transaction.body.commitment for t in transactions if isinstance(t.transaction.body, CommitBatch)]
-    for commitment in commitments:
-        published = data[commitment.data_digest]
-        _, spent_ns = _timed(lambda: check_data(commitment, published))  # noqa: B023 -- called at once
+    def take(self, height: int, meter: _Meter | None) -> None:
+        """Check, execute and store the next microblock; what goes before and between the parts is in no meter."""
+        source = self._source
+        block_hash = _there(source.block_hash(height))
+        raw, certificate = _there(source.microblock(block_hash)), _there(source.certificate(block_hash))
+        signed = decode_signed(raw)
+        digests = signed.microblock.batches
+        batches = [_there(source.batch(digest)) for digest in digests]
+        closing = source.closing(block_hash)
+        block = CertifiedMicroblock(signed, decode_certificate(certificate))
+        commit = Commit(signed, block_hash, block, decode_closing(closing) if closing else ())
+        self._store.put_batches(list(zip(digests, batches, strict=True)))
+        transactions, check_ns = _timed(lambda: self._checked(batches))
+        done, execute_ns = _timed(lambda: self._executor.commit(commit, transactions))
+        assert done.head.state_digest == source.state_digest(height), f"microblock {height} comes to the same state"
+        if meter is None:
+            return
+        meter.microblocks += 1
+        meter.chain_bytes += len(raw) + len(certificate) + sum(map(len, batches))
+        meter.check_ns += check_ns
+        meter.execute_ns += execute_ns
+        for checked, (_, receipt) in zip(transactions, done.execution.receipts, strict=True):
+            body = checked.transaction.body
+            if isinstance(body, CommitBatch):
+                self._check_data(body.commitment, meter)
+            if not receipt.reason:
+                meter.transactions += 1
+                meter.operations += body.commitment.operation_count if isinstance(body, CommitBatch) else 1
+
+    def _checked(self, batches: Sequence[bytes]) -> list[CheckedTransaction]:
+        return [check_transaction(item, self._chain) for batch in batches for item in decode_batch(batch)]
+
+    def _check_data(self, commitment: BatchCommitment, meter: _Meter) -> None:
+        published = self._data[commitment.data_digest]
+        _, spent_ns = _timed(lambda: check_data(commitment, published))
         meter.data_ns += spent_ns
         meter.data_bytes += len(published)
-    closing = source.closing(block_hash)
-    block = CertifiedMicroblock(signed, decode_certificate(certificate))
-    commit = Commit(signed, block_hash, block, decode_closing(closing) if closing else ())
-    store.put_batches(list(zip(digests, batches, strict=True)))
-    done, spent_ns = _timed(lambda: executor.commit(commit, transactions))
-    meter.execute_ns += spent_ns
-    assert done.head.state_digest == source.state_digest(height), f"microblock {height} comes to the same state again"
-    for transaction, (_, receipt) in zip(transactions, done.execution.receipts, strict=True):
-        if not receipt.reason:
-            body = transaction.transaction.body
-            meter.transactions += 1
-            meter.operations += body.commitment.operation_count if isinstance(body, CommitBatch) else 1
 
 
 def _there(found: bytes | None) -> bytes:
