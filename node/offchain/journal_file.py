@@ -10,7 +10,7 @@ R4 Lines before the border stay until they are trimmed, for those who ask what b
 One file for all contracts, so that one sync serves all of them. All calls block; they are safe from several worker threads.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Self
@@ -28,6 +28,9 @@ from records.sqlite_file import SqliteFile
 
 PAGE_LINES = 512
 """Lines read in one transaction: appends of other contracts wait no longer than this takes."""
+ROWS_AT_ONCE = 128
+"""Rows that one statement writes. After each statement the thread has to get the interpreter back, and a busy event loop takes its
+milliseconds: row by row a group of lines would wait so long for each of them, and the lines of others behind it."""
 MAX_CHANGES_BYTES = 512 * 1024 * 1024
 """What one batch may have changed: far beyond a batch of the shipped machines, within what SQLite holds in one value."""
 
@@ -155,20 +158,18 @@ class JournalFile:
 
     def append(self, lines: Iterable[Line]) -> None:
         """Write lines of any contracts durably, all or none. Raises `NotFound`, `StoreError`."""
+        requests: list[tuple[object, ...]] = []
+        batches: list[tuple[object, ...]] = []
         with self._file.transaction() as connection:
             for line in lines:
                 row, entry = self._row(connection, line.contract_id), line.entry
                 content = encode_entry(entry)
                 if isinstance(entry, Accepted):
-                    connection.execute(
-                        "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?)",
-                        (row, entry.number, entry.index, line.sender, line.first_sequence, content),
-                    )
+                    requests.append((row, entry.number, entry.index, line.sender, line.first_sequence, content))
                 else:
-                    connection.execute(
-                        "INSERT INTO batches VALUES (?, ?, ?, ?)",
-                        (row, entry.commitment.number, content, encode(line.changes)),
-                    )
+                    batches.append((row, entry.commitment.number, content, encode(line.changes)))
+            _write_rows(connection, "INSERT INTO requests", requests)
+            _write_rows(connection, "INSERT INTO batches", batches)
 
     def entries(self, contract_id: bytes) -> Iterator[JournalEntry]:
         """Yield the entries from the border on, in the order in which things happened. Raises `NotFound`, `StoreError`."""
@@ -236,9 +237,11 @@ class JournalFile:
                 "DELETE FROM state WHERE contract = ? AND key = ?",
                 ((row, key) for key, value in changes if value is None),
             )
-            connection.executemany(
-                "INSERT OR REPLACE INTO state VALUES (?, ?, ?)",
-                ((row, key, value) for key, value in changes if value is not None),
+            _write_rows(
+                connection,
+                "INSERT OR REPLACE INTO state",
+                # Sorted, so that neighbours share a page while it is at hand.
+                [(row, key, value) for key, value in sorted(changes) if value is not None],
             )
             connection.execute("UPDATE batches SET changes = NULL WHERE contract = ? AND number = ?", (row, number))
             commitment = entry.commitment
@@ -308,6 +311,13 @@ class JournalFile:
 
     def _damaged(self, what: str) -> StoreError:
         return StoreError(f"{self._path} is damaged: {what}; restore the newest copy, never an older one")
+
+
+def _write_rows(connection: Connection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
+    for at in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[at : at + ROWS_AT_ONCE]
+        places = f"({', '.join('?' * len(part[0]))})"
+        connection.execute(f"{into} VALUES {', '.join([places] * len(part))}", [value for row in part for value in row])
 
 
 def _border(connection: Connection, contract_id: bytes) -> Border | None:

@@ -20,8 +20,8 @@ from ledger.codec import decoder
 from ledger.offchain import SignedReceipt
 from node.api.contract_models import MAX_SEND_REQUESTS
 
-CALL_INTERVAL_S = 0.03
-"""A gateway calls at most thirty times a second: what it waits for more requests counts as latency."""
+CALL_INTERVAL_S = 0.02
+"""A gateway calls at most fifty times a second: what it waits for more requests counts as latency."""
 CALL_TIMEOUT_S = 30.0
 BUSY_S = 0.1
 """Pause of a gateway whose requests were refused for the moment."""
