@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -56,10 +57,10 @@ class Used:
     """Mean processor use of the operator's node, in cores."""
     other_cores: float
     """Mean of the other nodes, each of which watches."""
-    us_per_operation: float
-    """Processor time of all nodes together per operation, in microseconds: everything is in it."""
     generator_cores: float
     """The load generator's, which runs on the same machine."""
+    us_per_operation: float
+    """Processor time of all nodes together per operation, in microseconds: everything is in it."""
     rss_mb_max: float
     """Largest resident memory of a node, in MB."""
 
@@ -83,8 +84,8 @@ class Usage:
         return Used(
             operator_cores=round(spent[0] / elapsed_s, 2),
             other_cores=round(sum(spent[1:]) / max(1, len(spent) - 1) / elapsed_s, 2),
-            us_per_operation=round(sum(spent) * 1e6 / max(1, operations), 1),
             generator_cores=round(generator / elapsed_s, 2),
+            us_per_operation=round(sum(spent) * 1e6 / max(1, operations), 1),
             rss_mb_max=round(max(process.memory_info().rss for process in self._processes) / 1e6, 1),
         )
 
@@ -193,7 +194,7 @@ def measure_direct(bench: Bench, arguments: argparse.Namespace, console: Console
         return Part(before, client.status().height), used
 
 
-def run(arguments: argparse.Namespace, directory: Path) -> dict[str, object]:
+def run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Measure everything on a fresh network."""
     console = Console(stderr=True)
     devnet = Devnet.create(directory / "network", arguments.nodes)
@@ -268,37 +269,44 @@ def _parameters(arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def show(result: dict[str, object], stage_rows: Sequence[dict[str, object]]) -> None:
+def show(result: dict[str, Any]) -> None:
     """Print the result for people."""
     console = Console(width=110)
-    title = (
-        f"{result['nodes']} nodes on {result['cores']} cores, load generator included; {result['users']} users, "
-        f"{result['operations_per_request']} operations per request"
-    )
-    table = Table(title=title)
-    for heading in ("stage", "operations", "per s", "p50 ms", "p99 ms"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    for row in stage_rows:
-        table.add_row(*(str(value) for value in row.values()))
-    console.print(table)
-    costs = Table(title="on the chain, per operation")
-    for heading in ("", "off the chain", "directly", "ratio"):
-        costs.add_column(heading, justify="right" if heading else "left")
-    for label, name, ratio in (("bytes", "bytes", "bytes_ratio"), ("processor time, µs", "us", "cpu_ratio")):
-        costs.add_row(
-            label,
-            str(result[f"chain_{name}_per_operation"]),
-            str(result[f"direct_{name}_per_operation"]),
-            str(result[ratio]),
-        )
-    console.print(costs)
-    console.print(f"published data: {result['data_bytes_per_operation']} bytes per operation, kept for a time")
     console.print(
-        f"refused {result['refused']}, put off {result['put_off']}, broken receipts {result['broken_receipts']}"
+        f"{result['nodes']} nodes on {result['cores']} cores, load generator included; {result['users']} users of a "
+        f"{result['contract']} contract, {result['operations_per_request']} operations in a request"
     )
-    console.print(f"nodes that executed all batches: {result['watchers_followed']}; one state root: {result['agreed']}")
-    console.print(f"processor use off the chain: {result['offchain_used']}")
-    console.print(f"processor use directly: {result['direct_used']}")
+    rows = [[str(value) for value in stage.values()] for stage in result["stages"]]
+    console.print(_table("operations", ("stage", "operations", "per s", "p50 ms", "p99 ms"), rows))
+    rows = [
+        [label, *(str(result[name]) for name in (f"chain_{unit}_per_operation", f"direct_{unit}_per_operation", ratio))]
+        for label, unit, ratio in (("bytes", "bytes", "bytes_ratio"), ("processor time, µs", "us", "cpu_ratio"))
+    ]
+    console.print(_table("the chain, per operation", ("", "off the chain", "directly", "ratio"), rows))
+    rows = [
+        [label, *(str(value) for value in result[name].values())]
+        for label, name in (("off the chain", "offchain_used"), ("directly", "direct_used"))
+    ]
+    titles = ("cores", "operator's node", "each other", "generator", "all nodes, µs per operation", "MB, largest node")
+    console.print(_table("everything that nodes do", titles, rows))
+    console.print(
+        f"{result['batches']} batches, {result['data_bytes_per_operation']} bytes of published data per operation, kept for a time"
+    )
+    console.print(
+        f"requests refused: {result['refused']}, put off: {result['put_off']}; receipts broken: {result['broken_receipts']}"
+    )
+    console.print(
+        f"nodes that have executed all batches: {result['watchers_followed']}; all at one state root: {result['agreed']}"
+    )
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def parser() -> argparse.ArgumentParser:
@@ -322,12 +330,10 @@ def main() -> int:
     arguments = parser().parse_args()
     with tempfile.TemporaryDirectory(prefix="spchain-bench-") as directory:
         result = run(arguments, Path(directory))
-    rows = result["stages"]
-    assert isinstance(rows, list)
     if arguments.json:
         print(json.dumps(result))
     else:
-        show(result, rows)
+        show(result)
     sound = result["agreed"] and not result["broken_receipts"] and result["watchers_followed"] == arguments.nodes
     return 0 if sound else 1
 
