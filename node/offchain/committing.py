@@ -21,7 +21,7 @@ from ledger.contract_state import Contract, is_settled
 from ledger.errors import StoreError
 from ledger.offchain import BatchCommitment
 from ledger.store import Store
-from node.offchain.journal_file import JournalFile
+from node.offchain.journal_file import FOLDED_AT_ONCE, JournalFile
 from node.offchain.recovering import OtherOperator
 from node.submission import SubmitOutcome
 
@@ -31,8 +31,10 @@ RETRY_S = 1.0
 """Between two looks at whether batches have been committed, and after the disk or the network refused one."""
 KEPT_FINAL_BATCHES = 64
 """Final batches whose lines stay in the journal: so long a user can ask for a receipt again and where a request stands."""
+FOLD_BATCHES = 8
+"""Batches whose changes are folded into the journal's state together: what they have all changed is written once."""
 TRIMMED_AT_ONCE = 8
-"""Batches whose lines are deleted before others get their turn at the disk."""
+"""Times that lines are deleted before others get their turn at the disk."""
 
 
 class Sender(Protocol):
@@ -81,6 +83,8 @@ class Committing:
     def begin(self, border: int, batches: Sequence[Batch]) -> None:
         """Take what a recovered journal holds: its border, and the batches cut since."""
         self._border = self._checked = border
+        # Whatever was not folded before is folded first.
+        self._folded = border - FOLD_BATCHES
         self._ready = {batch.commitment.number: batch for batch in batches}
         self.wake()
 
@@ -163,7 +167,18 @@ class Committing:
             self._border += 1
             self._ready.pop(number, None)
             self._transactions.forget(_purpose(self._contract_id, number))
+        if self._border - self._folded >= FOLD_BATCHES:
+            await self._fold()
         await self._trim(contract)
+
+    async def _fold(self) -> None:
+        """Fold into the journal's state what the batches before the border have changed, in pieces between which lines are written."""
+        found = await trio.to_thread.run_sync(self._journal.unfolded, self._contract_id, limiter=self._disk)
+        for start in range(0, len(found.changes), FOLDED_AT_ONCE):
+            piece = found.changes[start : start + FOLDED_AT_ONCE]
+            await trio.to_thread.run_sync(self._journal.fold, self._contract_id, piece, limiter=self._disk)
+        await trio.to_thread.run_sync(self._journal.folded, self._contract_id, found.before, limiter=self._disk)
+        self._folded = self._border
 
     async def _trim(self, contract: Contract) -> bool:
         """Delete lines of some batches that are final for long; tells whether there may be more."""
@@ -182,6 +197,7 @@ class Committing:
         if border is None:
             return
         self._border = border.number
+        self._folded = self._border - FOLD_BATCHES
         while True:
             self._news = trio.Event()
             contract = contract_at(self._store, self._contract_id)

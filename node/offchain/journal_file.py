@@ -3,8 +3,9 @@
 
 R1 `append` returns when all of its lines survive a loss of power; it writes all of them or none.
 R2 A place of a batch is written once: a second line for it is an error, whatever it says.
-R3 The *border* is a batch, all before which the chain has committed; the state at it stands in a table of its own and moves on by what
-   each batch changed, in one transaction with the border. So coming back executes the open batches only, however long the window is.
+R3 The *border* is a batch, all before which the chain has committed. The state at it is a table with what the last batches before it have
+   changed laid over; these changes are *folded* into the table piece by piece. So coming back executes the open batches only, however
+   long the window is, and no line waits for a whole state.
 R4 Lines before the border stay until they are trimmed, for those who ask what became of their requests.
 
 One file for all contracts, so that one sync serves all of them. All calls block; they are safe from several worker threads.
@@ -31,6 +32,10 @@ PAGE_LINES = 512
 ROWS_AT_ONCE = 128
 """Rows that one statement writes. After each statement the thread has to get the interpreter back, and a busy event loop takes its
 milliseconds: row by row a group of lines would wait so long for each of them, and the lines of others behind it."""
+FOLDED_AT_ONCE = 256
+"""Entries of a state that one transaction writes: lines wait for it some milliseconds, and not for thousands of entries."""
+TRIMMED_LINES = 256
+"""Lines that one transaction forgets, for the same reason."""
 MAX_CHANGES_BYTES = 512 * 1024 * 1024
 """What one batch may have changed: far beyond a batch of the shipped machines, within what SQLite holds in one value."""
 
@@ -66,7 +71,8 @@ CREATE TABLE batches (
     content BLOB NOT NULL,
     changes BLOB,
     PRIMARY KEY (contract, number)
-)
+);
+CREATE INDEX batches_unfolded ON batches (contract, number) WHERE changes IS NOT NULL
 """
 # A write-ahead log takes one sync for a group of lines; FULL syncs it before the transaction counts as committed.
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL")
@@ -99,6 +105,15 @@ class Line(msgspec.Struct, frozen=True):
     """Of such a request, the number of its first operation."""
     changes: Changes = ()
     """Of a cut, what the batch has changed."""
+
+
+class Unfolded(msgspec.Struct, frozen=True):
+    """What the last batches before the border have changed, together."""
+
+    before: int
+    """The batch after the last of them; 0 when there is none."""
+    changes: Changes
+    """Each changed key once, with its last value, in the order of the keys."""
 
 
 class JournalFile:
@@ -140,14 +155,18 @@ class JournalFile:
         with self._file.transaction() as connection:
             border = _border(connection, contract_id)
             row = self._row(connection, contract_id)
-            entries = connection.execute(
-                "SELECT key, value FROM state WHERE contract = ? ORDER BY key", (row,)
-            ).fetchall()
+            state: dict[bytes, bytes | None] = dict(
+                connection.execute("SELECT key, value FROM state WHERE contract = ?", (row,)).fetchall()
+            )
+            unfolded = self._unfolded(connection, row)
         assert border is not None, "a contract with a row has a border"
+        # Pieces of them may be in the table already: the same values.
+        state.update(unfolded.changes)
+        entries = sorted((key, value) for key, value in state.items() if value is not None)
         return Start(border.number, border.time_ms, tuple(entries))
 
     def state_value(self, contract_id: bytes, key: bytes) -> bytes | None:
-        """Return what a state key had at the border. Raises `NotFound`, `StoreError`."""
+        """Return what a state key had after the last batch that is folded, or later. Raises `NotFound`, `StoreError`."""
         with self._file.transaction() as connection:
             found = connection.execute(
                 "SELECT value FROM state WHERE contract = ? AND key = ?", (self._row(connection, contract_id), key)
@@ -230,20 +249,10 @@ class JournalFile:
             ).fetchone()
             if found is None:
                 raise self._damaged(f"batch {number}, which the chain has committed, is not in it")
-            entry, changes = self._decode(found[0]), self._decode_changes(found[1])
+            entry = self._decode(found[0])
+            self._decode_changes(found[1])
             if not isinstance(entry, Cut) or entry.commitment.previous_root != border.root:
                 raise self._damaged(f"batch {number} does not follow from the state before")
-            connection.executemany(
-                "DELETE FROM state WHERE contract = ? AND key = ?",
-                ((row, key) for key, value in changes if value is None),
-            )
-            _write_rows(
-                connection,
-                "INSERT OR REPLACE INTO state",
-                # Sorted, so that neighbours share a page while it is at hand.
-                [(row, key, value) for key, value in sorted(changes) if value is not None],
-            )
-            connection.execute("UPDATE batches SET changes = NULL WHERE contract = ? AND number = ?", (row, number))
             commitment = entry.commitment
             connection.execute(
                 "UPDATE contracts SET number = ?, time_ms = ?, root = ?, forced_count = ? WHERE id = ?",
@@ -256,22 +265,69 @@ class JournalFile:
                 ),
             )
 
+    def unfolded(self, contract_id: bytes) -> Unfolded:
+        """Return what batches before the border have changed and the state's table may lack. Raises `NotFound`, `StoreError`."""
+        with self._file.transaction() as connection:
+            return self._unfolded(connection, self._row(connection, contract_id))
+
+    def fold(self, contract_id: bytes, changes: Changes) -> None:
+        """Put a piece of what `unfolded` gave into the table: at most `FOLDED_AT_ONCE`. Raises `NotFound`, `StoreError`."""
+        assert len(changes) <= FOLDED_AT_ONCE, f"{len(changes)} entries in one piece"
+        with self._file.transaction() as connection:
+            row = self._row(connection, contract_id)
+            connection.executemany(
+                "DELETE FROM state WHERE contract = ? AND key = ?",
+                [(row, key) for key, value in changes if value is None],
+            )
+            rows = [(row, key, value) for key, value in changes if value is not None]
+            _write_rows(connection, "INSERT OR REPLACE INTO state", rows)
+
+    def folded(self, contract_id: bytes, before: int) -> None:
+        """Forget what the batches before another one have changed: all of it is in the table. Raises `NotFound`, `StoreError`."""
+        with self._file.transaction() as connection:
+            connection.execute(
+                "UPDATE batches SET changes = NULL WHERE contract = ? AND number < ? AND changes IS NOT NULL",
+                (self._row(connection, contract_id), before),
+            )
+
     def trim(self, contract_id: bytes, before: int) -> bool:
-        """Forget the oldest batch's lines if it is before another batch; tells whether there was one. Raises `NotFound`, `StoreError`."""
+        """Forget lines of the oldest batch if it is before another batch and folded; tells whether there were any.
+
+        Raises `NotFound`, `StoreError`.
+        """
         with self._file.transaction() as connection:
             row, border = self._row(connection, contract_id), _border(connection, contract_id)
             assert border is not None, "a contract with a row has a border"
             assert before <= border.number, (
                 f"batches before {before} are wanted again: the border is at {border.number}"
             )
-            (oldest,) = connection.execute("SELECT min(number) FROM batches WHERE contract = ?", (row,)).fetchone()
-            if oldest is None or oldest >= before:
+            oldest = connection.execute(
+                "SELECT number, changes IS NULL FROM batches WHERE contract = ? ORDER BY number LIMIT 1", (row,)
+            ).fetchone()
+            if oldest is None or oldest[0] >= before or not oldest[1]:
                 return False
-            connection.execute("DELETE FROM requests WHERE contract = ? AND number = ?", (row, oldest))
-            connection.execute("DELETE FROM batches WHERE contract = ? AND number = ?", (row, oldest))
+            gone = connection.execute(
+                "DELETE FROM requests WHERE rowid IN"
+                " (SELECT rowid FROM requests WHERE contract = ? AND number = ? ORDER BY place DESC LIMIT ?)",
+                (row, oldest[0], TRIMMED_LINES),
+            ).rowcount
+            if gone < TRIMMED_LINES:
+                connection.execute("DELETE FROM batches WHERE contract = ? AND number = ?", (row, oldest[0]))
         return True
 
     # ------------------------------------------------------------ inside
+
+    def _unfolded(self, connection: Connection, row: int) -> Unfolded:
+        rows = connection.execute(
+            "SELECT number, changes FROM batches WHERE contract = ? AND changes IS NOT NULL"
+            " AND number < (SELECT number FROM contracts WHERE id = ?) ORDER BY number",
+            (row, row),
+        ).fetchall()
+        changes: dict[bytes, bytes | None] = {}
+        for _, content in rows:
+            changes.update(self._decode_changes(content))
+        # Sorted, so that neighbours share a page while it is at hand.
+        return Unfolded(rows[-1][0] + 1 if rows else 0, tuple(sorted(changes.items())))
 
     def _row(self, connection: Connection, contract_id: bytes) -> int:
         row = self._rows.get(contract_id)

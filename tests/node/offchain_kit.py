@@ -13,6 +13,7 @@ from contracts.machines.micro_fees import MicroFeesParameters, Pay
 from contracts.operator import Answer, OperatorLimits, Start
 from contracts.requests import sign_request
 from contracts.shipped import MACHINES
+from contracts.state_map import Changes
 from contracts.watcher import Watcher
 from ledger import testing
 from ledger.bodies import Body
@@ -179,6 +180,16 @@ class SteppedJournal(JournalFile):
         self.step("before advance")
         super().advance(contract_id, number)
         self.step("after advance")
+
+    def fold(self, contract_id: bytes, changes: Changes) -> None:
+        self.step("before fold")
+        super().fold(contract_id, changes)
+        self.step("after fold")
+
+    def folded(self, contract_id: bytes, before: int) -> None:
+        self.step("before folded")
+        super().folded(contract_id, before)
+        self.step("after folded")
 
     def trim(self, contract_id: bytes, before: int) -> bool:
         self.step("before trim")

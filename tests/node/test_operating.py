@@ -302,6 +302,7 @@ async def test_after_the_end_lines_of_final_batches_go_and_what_was_voided_stays
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(committing, "KEPT_FINAL_BATCHES", 0)
+    monkeypatch.setattr(committing, "FOLD_BATCHES", 1)
     world.chain.open()
     user = testing.key(1).address
     async with world.node(limits=OperatorLimits(batch_requests=2, batch_age_ms=10**9)) as operating:
@@ -386,6 +387,7 @@ async def test_lines_of_final_batches_are_trimmed_and_their_requests_stay_final(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(committing, "KEPT_FINAL_BATCHES", 1)
+    monkeypatch.setattr(committing, "FOLD_BATCHES", 1)
     world.chain.open()
     user = testing.key(1).address
     async with world.node() as operating:

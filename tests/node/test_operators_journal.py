@@ -87,6 +87,8 @@ def test_the_border_moves_with_the_state_and_lines_stay_until_they_are_trimmed(w
         assert StateMap(start.entries).root() == border.root
         assert start.number == number + 1
     assert list(file.entries(CONTRACT)) == written.entries[-1:]
+    assert not file.trim(CONTRACT, 2), "what they have changed is not folded"
+    fold(file)
     # What is before the border is found, until it is trimmed; batch by batch.
     found = file.find(CONTRACT, USER, 4)
     assert found is not None
@@ -96,6 +98,50 @@ def test_the_border_moves_with_the_state_and_lines_stay_until_they_are_trimmed(w
     assert file.find(CONTRACT, USER, 7) is not None
     assert file.cut(CONTRACT, 1) is None
     assert file.cut(CONTRACT, 2) is not None
+
+
+def fold(file: JournalFile, pieces: int | None = None, size: int = 2) -> None:
+    """Fold what there is, or some pieces of it and no more."""
+    found = file.unfolded(CONTRACT)
+    parts = [found.changes[at : at + size] for at in range(0, len(found.changes), size)]
+    for part in parts[:pieces]:
+        file.fold(CONTRACT, part)
+    if pieces is None:
+        file.folded(CONTRACT, found.before)
+
+
+def test_the_state_at_the_border_is_the_same_however_far_it_is_folded(written: Written) -> None:
+    file = written.file
+    for number in range(10):
+        file.append(written.lines(number, 1))
+    file.advance(CONTRACT, 0)
+    fold(file)
+    for number in (1, 2):
+        file.advance(CONTRACT, number)
+    expected = written.roots[3]
+    keys = [key for key, _ in file.unfolded(CONTRACT).changes]
+    assert len(keys) == len(set(keys)) > 0
+    for pieces in (0, 1, None):
+        fold(file, pieces, size=1)
+        assert StateMap(file.start(CONTRACT).entries).root() == expected
+    assert (file.unfolded(CONTRACT).changes, file.unfolded(CONTRACT).before) == ((), 0)
+    # What is cut and not committed is no part of it.
+    assert file.start(CONTRACT).number == 3
+
+
+def test_the_lines_of_a_large_batch_are_forgotten_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.offchain.journal_file.TRIMMED_LINES", 2)
+    written = Written(tmp_path / "journal", batch_requests=5)
+    for number in range(6):
+        written.file.append(written.lines(number))
+    written.file.advance(CONTRACT, 0)
+    fold(written.file)
+    left = []
+    while written.file.trim(CONTRACT, 1):
+        left.append(sum(written.file.find(CONTRACT, USER, number) is not None for number in range(5)))
+    assert left == [3, 1, 0]
+    assert written.file.cut(CONTRACT, 0) is None
+    assert written.file.find(CONTRACT, USER, 5) is not None
 
 
 def test_an_operation_within_a_request_is_found_and_one_beyond_it_is_not(written: Written) -> None:
