@@ -9,7 +9,7 @@ looked at one by one once anything differs. What escapes then is a wrong root in
 nobody is shown a proof under such a root, no later batch begins at it, and nothing else is wrong. See decision 0034.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from contracts.batch_data import BatchData, leaf_of, open_data, prove_leaf
 from contracts.execution import execute, sequence_key
@@ -36,6 +36,8 @@ from ledger.offchain import (
 
 THOROUGH_LEAVES = 64
 """Up to so many requests the root after each of them is computed in any case: some 20 ms."""
+REST_LEAVES = 16
+"""Requests between two calls of `Watcher.rest`: some 2 ms of operations."""
 
 
 def check_all(chain_id: bytes, contract_id: bytes, raws: Iterable[bytes]) -> list[CheckedRequest | InvalidRequest]:
@@ -68,6 +70,8 @@ class Watcher:
         self._thorough_leaves = thorough_leaves
         self.state = StateMap(start.entries)
         self.number, self._time_ms = start.number, start.time_ms
+        self.rest: Callable[[], None] = lambda: None
+        """Called every `REST_LEAVES` requests, in the thread that executes them: whoever has more urgent work lets that go first."""
 
     def start(self) -> Start:
         """Return the state at the end of the last right batch: where an operator or another watcher may begin."""
@@ -156,6 +160,8 @@ class Watcher:
                 return self._dispute(data, index, executed.touched)
             undo.append(changes)
             earliest_ms = leaf.time_ms
+            if index % REST_LEAVES == REST_LEAVES - 1:
+                self.rest()
         return None
 
     def _dispute(self, data: BatchData, index: int, touched: Sequence[bytes]) -> WrongExecution:

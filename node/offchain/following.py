@@ -128,7 +128,9 @@ class Following:
             return 0
         try:
             raw = await self._fetch(batch.commitment)
-            data, wrong = await self._replaying.follow(live, batch.commitment, raw)
+            # Who is behind hurries.
+            is_newest = number + 1 == contract.batch_count
+            data, wrong = await self._replaying.follow(live, batch.commitment, raw, restful=is_newest)
         except NotFound as error:
             if not is_final:
                 watched.misses += 1

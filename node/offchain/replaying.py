@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Execution of published batches in worker threads, and states of the past from the nearest snapshot."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -28,6 +29,8 @@ MAX_REPLAYED_BATCHES = 4_096
 """Batches that are executed again for one answer; snapshots are rarely as far apart."""
 MAX_REPLAYED_BYTES = 64 * 1024 * 1024
 """Data that is executed again for one answer: some 20 s of a core."""
+MAX_REST_S = 0.02
+"""Longest rest between some requests, should one of them have taken unusually long."""
 KEPT_STATES = 2
 """States of the past that stay in memory: whoever asks for one entry soon asks for the next."""
 KEPT_BYTES = 64 * 1024 * 1024
@@ -35,6 +38,22 @@ KEPT_BYTES = 64 * 1024 * 1024
 
 Fetch = Callable[[BatchCommitment], Awaitable[bytes]]
 """Gives the data of a batch, from here or from a peer; raises `NotFound`."""
+
+
+def _go_on() -> None:
+    """Rest not at all."""
+
+
+class _Rest:
+    """Rests as long as the thread has computed since the last rest."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+
+    def __call__(self) -> None:
+        if self._since_s is not None:
+            time.sleep(min(time.thread_time() - self._since_s, MAX_REST_S))
+        self._since_s = time.thread_time()
 
 
 class Replaying:
@@ -77,12 +96,16 @@ class Replaying:
         return Start(0, contract.until_ms if first is None else first.commitment.from_ms, ())
 
     async def follow(
-        self, watcher: Watcher, commitment: BatchCommitment, raw: bytes
+        self, watcher: Watcher, commitment: BatchCommitment, raw: bytes, *, restful: bool = False
     ) -> tuple[BatchData, FraudProof | None]:
-        """Execute the next batch; returns its data, and the proof if it is wrong. Raises `InvalidInput`, see `Watcher.follow`."""
+        """Execute the next batch; returns its data, and the proof if it is wrong. Raises `InvalidInput`, see `Watcher.follow`.
+
+        With `restful` half of the time at most is taken: there is a window for it, and consensus and users wait for nothing so long.
+        """
         data = await trio.to_thread.run_sync(open_data, commitment, raw, limiter=self._executing)
         requests = await self._check(commitment.contract_id, [item.request for item in data.items])
         call = (commitment, data, requests)
+        watcher.rest = _Rest() if restful else _go_on
         return data, await trio.to_thread.run_sync(watcher.follow_checked, *call, limiter=self._executing)
 
     async def _check(self, contract_id: bytes, raws: Sequence[bytes]) -> list[CheckedRequest | InvalidRequest]:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import trio
 
+from contracts import watcher
 from contracts.batch_data import prove_leaf
 from contracts.execution import MACHINE_PREFIX, sequence_key
 from contracts.machines.micro_fees import Pay, balance_key
@@ -23,7 +24,7 @@ from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.errors import InvalidInput, NotFound
 from ledger.offchain import BrokenReceipt, ForcedPlace, RequestReceipt, sign_receipt
 from ledger.state_tree import verify_state_proof
-from node.offchain import challenging, promises
+from node.offchain import challenging, promises, replaying
 from tests.contracts.kit import data_of, rebuilt, recommitted
 from tests.node.kit import until
 from tests.node.offchain_kit import CHAIN, CONTRACT, OPENED, OPERATOR, REFERENCE, RULES, pay
@@ -390,3 +391,29 @@ async def test_where_it_is_switched_off_nothing_is_followed(world: WatchedWorld)
             await watching.hold_receipt(desk.answers[0].signed)
         with pytest.raises(NotFound, match="is wrong"):
             await watching.prove_key(CONTRACT, 0, b"m")
+
+
+async def test_a_watcher_rests_in_the_newest_batch_and_hurries_while_it_is_behind(
+    world: WatchedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[int] = []
+    monkeypatch.setattr(watcher, "REST_LEAVES", 1)
+    monkeypatch.setattr(replaying._Rest, "__call__", lambda _self: rests.append(1))
+    desk = opened(world)
+    world.commit(desk.first())
+    desk.take(desk.sign(1, pay()))
+    desk.take(desk.sign(2, pay()))
+    world.commit(desk.cut())
+    async with world.node():
+        await world.follows(2)
+    assert len(rests) == 2
+
+
+def test_a_rest_is_as_long_as_the_work_before_it_and_never_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments, slept = iter([1.0, 1.002, 1.1, 9.0, 9.0]), list[float]()
+    monkeypatch.setattr("time.thread_time", lambda: next(moments))
+    monkeypatch.setattr("time.sleep", slept.append)
+    rest = replaying._Rest()
+    for _ in range(3):
+        rest()
+    assert slept == [pytest.approx(0.002), replaying.MAX_REST_S]
