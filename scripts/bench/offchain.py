@@ -42,7 +42,7 @@ class Stage:
     operations: int
     """Operations that reached it."""
     per_second: float
-    """Operations per second, from the first to the last that reached it; over the time of submitting if that was longer."""
+    """Operations per second, from the first to the last that reached it; no more than came in per second."""
     p50_ms: float
     """Median time from when a request was due to be sent."""
     p99_ms: float
@@ -102,7 +102,7 @@ def stages(sent: Sent, watch: BatchWatch, operations: int) -> list[Stage]:
         ("committed", [committed.get(number) for number in numbers]),
         ("final", [watch.final_s.get(number) for number in numbers]),
     ]
-    # Batches may come in a rush after a pause: none of it counts as faster than the users were.
+    # Batches may come in a rush after a pause: that does not count as faster than the users were.
     least_s = max(submitted) - min(submitted) if submitted else 0.0
     return [_stage(stage, due, moments, operations, least_s) for stage, moments in reached]
 
@@ -110,13 +110,15 @@ def stages(sent: Sent, watch: BatchWatch, operations: int) -> list[Stage]:
 def _stage(stage: str, due: Sequence[float], moments: Sequence[float | None], operations: int, least_s: float) -> Stage:
     there = sorted(moment for moment in moments if moment is not None)
     waits = sorted((moment - due_s) * 1000 for moment, due_s in zip(moments, due, strict=True) if moment is not None)
-    # What came at the very first moment was under way before it: it does not count for the rate.
+    rates = [len(there) / least_s] if least_s else []
+    # What came at the very first moment was under way before it: it does not count here.
     after_first = sum(moment > there[0] for moment in there) if there else 0
-    rate = after_first * operations / max(there[-1] - there[0], least_s) if after_first else 0.0
+    if after_first:
+        rates.append(after_first / (there[-1] - there[0]))
     return Stage(
         stage,
         len(there) * operations,
-        round(rate, 1),
+        round(min(rates, default=0.0) * operations, 1),
         round(percentile(waits, 0.5), 1),
         round(percentile(waits, 0.99), 1),
     )
