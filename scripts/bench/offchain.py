@@ -234,10 +234,13 @@ def run(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
 def _figures(measured: Measured, offchain: Cost, direct: Cost) -> dict[str, object]:
     by_name = {stage.stage: stage for stage in measured.stages}
     receipted = len(measured.sent.receipted)
+    answers = sorted((one.received_s - one.sent_s) * 1000 for one in measured.sent.receipted)
     return {
         "operations_per_s": min(stage.per_second for stage in measured.stages),
         "receipt_p50_ms": by_name["receipted"].p50_ms,
         "receipt_p99_ms": by_name["receipted"].p99_ms,
+        "answer_p50_ms": round(percentile(answers, 0.5), 1),
+        "answer_p99_ms": round(percentile(answers, 0.99), 1),
         "commit_p50_ms": by_name["committed"].p50_ms,
         "final_p50_ms": by_name["final"].p50_ms,
         "refused": sum(measured.sent.refused.values()),
@@ -280,6 +283,9 @@ def show(result: dict[str, Any]) -> None:
     )
     rows = [[str(value) for value in stage.values()] for stage in result["stages"]]
     console.print(_table("operations", ("stage", "operations", "per s", "p50 ms", "p99 ms"), rows))
+    console.print(
+        f"from when a gateway sent a request to its receipt: p50 {result['answer_p50_ms']} ms, p99 {result['answer_p99_ms']} ms"
+    )
     rows = [
         [label, *(str(result[name]) for name in (f"chain_{unit}_per_operation", f"direct_{unit}_per_operation", ratio))]
         for label, unit, ratio in (("bytes", "bytes", "bytes_ratio"), ("processor time, µs", "us", "cpu_ratio"))

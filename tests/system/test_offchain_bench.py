@@ -15,6 +15,8 @@ POSITIVE = {
     "operations_per_s",
     "receipt_p50_ms",
     "receipt_p99_ms",
+    "answer_p50_ms",
+    "answer_p99_ms",
     "commit_p50_ms",
     "final_p50_ms",
     "batches",
