@@ -50,7 +50,18 @@ MAX_METERED_BYTES = MAX_WITNESS_BYTES - MAX_ENTRY_PROOF_BYTES
 _decode_sequence = decoder(Uint, 16, name="sequence number", own=True)
 # What a machine's own mistake raises, the same way on every node. Running out of memory or stack is the node's trouble, not the
 # machine's, and assertions vanish under -O: the test kit forbids them.
-_MISTAKES = (ArithmeticError, AttributeError, InvalidInput, LookupError, TypeError, ValueError)
+_MISTAKES = (
+    ArithmeticError,
+    AttributeError,
+    InvalidInput,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    StopIteration,
+    TypeError,
+    ValueError,
+    msgspec.MsgspecError,
+)
 _is_code = re.compile(r"[a-z0-9_]{0,32}").fullmatch
 
 

@@ -50,6 +50,13 @@ def apply(view: View, context: Context[Touch], operation: Touch) -> Outcome:
             return refused("not_today")
         case "error":
             raise ValueError("a mistake")
+        case "nothing left":
+            next(iter(()))
+        case "no such name":
+            del context
+            done(encode(context))  # type: ignore[used-before-def]  # noqa: F821 -- a careless machine's mistake
+        case "wrong form":
+            msgspec.msgpack.decode(b"\xc1")
         case "code":
             return refused("No Such Code" * 9)
         case "none":
@@ -107,7 +114,10 @@ def test_an_operation_that_runs_into_a_limit_is_refused_whatever_the_machine_ret
 
 @pytest.mark.parametrize(
     ("end", "code"),
-    [("refused", "not_today"), ("error", "machine_failed"), ("code", "machine_failed"), ("none", "machine_failed")],
+    [
+        ("refused", "not_today"),
+        *((end, "machine_failed") for end in ("error", "nothing left", "no such name", "wrong form", "code", "none")),
+    ],
 )
 def test_a_refused_operation_changes_nothing_and_is_recorded(end: str, code: str) -> None:
     executed = run(StateMap(), Touch(0, 2, 3, end), b"\xc1")
