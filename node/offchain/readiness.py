@@ -155,8 +155,11 @@ class Readiness:
 
     def committed(self, transactions: Iterable[CheckedTransaction]) -> None:
         """A microblock is stored: what waited for it may be judged otherwise."""
-        for contract_id in contracts_of(transactions):
-            self._judge_contract(contract_id)
+        contracts = contracts_of(transactions)
+        # Each batch once, however many of its contracts have moved.
+        for digest in {digest for one in contracts for digest in self._by_contract.get(one, ())} & self._unready.keys():
+            self._judge_batch(digest)
+        if contracts:
             self.on_owed()
 
     def named(self, digests: Sequence[bytes]) -> None:

@@ -114,6 +114,17 @@ def test_what_a_microblock_names_comes_first_and_beyond_the_bound(node: Node) ->
     assert lies[-1] not in node.owed()
 
 
+def test_a_batch_is_judged_once_for_each_microblock_however_many_of_its_contracts_have_moved(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = node.open().next(), node.open(number=1).next()
+    node.pool.add([node.commits(first, second)])
+    judged: list[bytes] = []
+    monkeypatch.setattr(node.readiness, "_judge_batch", judged.append)
+    node.commit(node.commits(first), node.commits(second))
+    assert len(judged) == 1
+
+
 def test_a_microblock_publishes_no_more_than_members_can_fetch_in_time(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
