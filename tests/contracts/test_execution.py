@@ -54,7 +54,7 @@ def apply(view: View, context: Context[Touch], operation: Touch) -> Outcome:
             next(iter(()))
         case "no such name":
             del context
-            done(encode(context))  # type: ignore[used-before-def]  # noqa: F821 -- a careless machine's mistake
+            done(encode(context))  # type: ignore[misc]
         case "wrong form":
             msgspec.msgpack.decode(b"\xc1")
         case "code":
