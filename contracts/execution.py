@@ -33,6 +33,11 @@ MACHINE_PREFIX = b"m"
 """Begins the state keys of a machine's entries."""
 SEQUENCE_PREFIX = b"s"
 """Begins the state key of a sender's sequence number."""
+COUNT_KEY = b"n"
+"""State key of the number of all other entries; it is not there while there are none."""
+MAX_STATE_ENTRIES = 2**18
+"""Entries beyond which only forced requests add any, 16 with a batch: some 210 MB in memory with those of the machines that are shipped.
+Identities cost nothing, and a state for which watchers have no room would be watched no more."""
 
 WRONG_SEQUENCE = "wrong_sequence"
 MALFORMED = "malformed_operation"
@@ -40,6 +45,7 @@ FAILED = "machine_failed"
 TOO_MANY_ENTRIES = "too_many_entries"
 ENTRY_TOO_LARGE = "entry_too_large"
 TOO_HEAVY = "request_too_heavy"
+STATE_FULL = "state_full"
 
 # An entry of a witness beside its key, value and steps: list heads, leaf. A step: list head, bit, digest.
 _ENTRY_BYTES, _STEP_BYTES = 80, 37
@@ -48,6 +54,7 @@ MAX_ENTRY_PROOF_BYTES = _ENTRY_BYTES + _STEP_BYTES * MAX_PROOF_STEPS + MAX_KEY_B
 MAX_METERED_BYTES = MAX_WITNESS_BYTES - MAX_ENTRY_PROOF_BYTES
 """What the proofs of the entries that a request uses may weigh: leaves room for the one that was too heavy."""
 _decode_sequence = decoder(Uint, 16, name="sequence number", own=True)
+_decode_count = decoder(Uint, 16, name="number of entries", own=True)
 # What a machine's own mistake raises, the same way on every node. Running out of memory or stack is the node's trouble, not the
 # machine's, and assertions vanish under -O: the test kit forbids them.
 _MISTAKES = (
@@ -160,6 +167,14 @@ class RequestView:
         """Set a state key that was read, outside of operations."""
         self._now[full] = value
 
+    def growth(self) -> int:
+        """Return how many entries came, less those that went."""
+        return sum((value is not None) - (self._before[key] is not None) for key, value in self._now.items())
+
+    def drop(self) -> None:
+        """Forget all that was written; what was touched stays touched."""
+        self._now = dict(self._before)
+
     def changes(self) -> tuple[tuple[bytes, bytes | None], ...]:
         """Return what is other than before, in the order of the keys."""
         return tuple((key, value) for key, value in sorted(self._now.items()) if value != self._before[key])
@@ -197,6 +212,11 @@ def next_sequence(state: PreState, sender: bytes) -> int:
     return 0 if value is None else _decode_sequence(value)
 
 
+def keys_of(sender: bytes) -> tuple[bytes, ...]:
+    """Return the state keys that tell whether a request of a sender may be in a batch at all."""
+    return (COUNT_KEY, sequence_key(sender))
+
+
 def outcomes_digest(outcomes: tuple[Outcome, ...]) -> bytes:
     """Return the digest of a request's outcomes."""
     return tagged_hash(Tag.OFFCHAIN_OUTCOMES, encode(outcomes))
@@ -208,12 +228,22 @@ def execute(bound: BoundMachine, place: Place, request: CheckedRequest, state: P
         raise InvalidRequest("the chain's own operations count only where the batch answers for them as forced")
     view = RequestView(state)
     key = sequence_key(request.sender)
-    known = view.read(key)
+    known, counted = view.read(key), view.read(COUNT_KEY)
     following = 0 if known is None else _decode_sequence(known)
+    count = 0 if counted is None else _decode_count(counted)
     if request.first_sequence == following:
+        if known is None and not place.is_forced and count >= MAX_STATE_ENTRIES:
+            raise InvalidRequest(f"the contract's state is full: {count} entries; it takes no further senders")
         view.write(key, encode(following + len(request.operations)))
         context = Context(request.sender, bound.operator, bound.parameters, place.number, place.time_ms)
         outcomes = tuple(_execute_one(bound, view, context, operation) for operation in request.operations)
+        # What is forced was paid for on the chain, and always has its way: also a deposit, and a withdrawal from a full contract.
+        if not place.is_forced and view.growth() > max(0, MAX_STATE_ENTRIES - count):
+            view.drop()
+            view.write(key, encode(following + len(request.operations)))
+            outcomes = (refused(STATE_FULL),) * len(request.operations)
+        if growth := view.growth():
+            view.write(COUNT_KEY, encode(count + growth))
     elif place.is_forced and not request.is_chain:
         # Its sender may have sent it the ordinary way as well: it is answered for, and has no effect.
         outcomes = (refused(WRONG_SEQUENCE),)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from contracts.execution import MACHINE_PREFIX, SEQUENCE_PREFIX
+from contracts.execution import COUNT_KEY, MACHINE_PREFIX, SEQUENCE_PREFIX
 from contracts.machine import EntryKind, KeyPart, Machine
 from ledger.codec import Uint, decode, encode
 from ledger.crypto.keys import ADDRESS_BYTES
@@ -24,6 +24,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 SEQUENCE = EntryKind("sequence", SEQUENCE_PREFIX, (KeyPart("account", ADDRESS_BYTES),), Uint)
 """What every contract keeps, whatever its machine: the number of an account's next operation."""
+COUNT = EntryKind("entries", COUNT_KEY, (), Uint)
+"""And the number of all other entries."""
 
 _word = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _is_hex = re.compile(r"(?:[0-9a-fA-F]{2})*").fullmatch
@@ -249,7 +251,7 @@ def _quoted(text: object) -> str:
 def entry_kinds(machine: Machine[Any, Any]) -> tuple[EntryKind, ...]:
     """Return the kinds of a contract's state entries that have names, with prefixes as in the state."""
     own = tuple(msgspec.structs.replace(kind, prefix=MACHINE_PREFIX + kind.prefix) for kind in machine.entries)
-    return (*own, SEQUENCE)
+    return (*own, SEQUENCE, COUNT)
 
 
 def key_from_text(machine: Machine[Any, Any], text: str) -> bytes:

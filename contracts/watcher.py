@@ -12,7 +12,7 @@ nobody is shown a proof under such a root, no later batch begins at it, and noth
 from collections.abc import Callable, Iterable, Sequence
 
 from contracts.batch_data import BatchData, leaf_of, open_data, prove_leaf
-from contracts.execution import execute, sequence_key
+from contracts.execution import execute, keys_of
 from contracts.operator import Start
 from contracts.registry import Registry
 from contracts.requests import CheckedRequest, check_request
@@ -148,7 +148,7 @@ class Watcher:
             try:
                 executed = execute(self._bound, place, request, self.state)
             except InvalidRequest:
-                return self._dispute(data, index, (sequence_key(request.sender),))
+                return self._dispute(data, index, keys_of(request.sender))
             replay = executed.replay
             changes = self.state.apply(replay.changes)
             total += replay.operation_count

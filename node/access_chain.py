@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from contracts.batch_data import BatchItem, open_data
-from contracts.execution import MACHINE_PREFIX
+from contracts.execution import MACHINE_PREFIX, STATE_FULL, outcomes_digest
+from contracts.machine import refused
 from contracts.machines.access_log import AccessHead, AccessLogParameters, LogAccess, ReviewAccesses, next_digest
 from contracts.requests import check_request
 from ledger.codec import Address, Uint, Wire, decoder
@@ -98,6 +99,8 @@ def _accesses(
     except InvalidRequest:
         return []  # a watcher's business: no effect is right
     if request.is_chain or (parameters.writers and request.sender not in parameters.writers):
+        return []
+    if item.outcomes_digest == outcomes_digest((refused(STATE_FULL),) * len(request.operations)):
         return []
     operations = [_operation(raw) for raw in request.operations]
     patients = {operation.patient for operation in operations if operation is not None}

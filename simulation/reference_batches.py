@@ -3,7 +3,7 @@
 
 Nothing of `contracts.execution`, `operator` or `watcher` is used, and the root is taken of all entries anew after each request. Only
 the machines' rules, hashes and signatures are the production's own: they have tests of their own. The meter of what a request may touch
-is left out, for no request of a run comes near its limits.
+and the bound of a state are left out, for no run comes near them.
 """
 
 from typing import Any
@@ -129,6 +129,8 @@ def _fold(
             for operation in operations:
                 entries, outcome = _apply(machine, context, entries, operation)
                 outcomes.append(outcome)
+            counted = {key: value for key, value in entries.items() if key != b"n"}
+            entries = {**counted, b"n": encode(len(counted))}
         else:
             _require(is_forced and sender != CHAIN, f"has leaf {index} out of its sender's order")
             outcomes = [refused("wrong_sequence")]

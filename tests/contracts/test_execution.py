@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import execution
-from contracts.execution import MACHINE_PREFIX, BoundMachine, execute, sequence_key
+from contracts.execution import COUNT_KEY, MACHINE_PREFIX, BoundMachine, execute, sequence_key
 from contracts.machine import MAX_ENTRIES_PER_OPERATION, Context, Machine, Outcome, View, done, refused
 from contracts.machines.micro_fees import Pay, balance_key
 from contracts.operator import Start
@@ -83,11 +83,15 @@ def bound(machine: Machine[Any, Any]) -> BoundMachine:
 
 
 def run(
-    state: PreState, *operations: Touch | bytes, first: int = 0, machine: Machine[Any, Any] = TOUCHING
+    state: PreState,
+    *operations: Touch | bytes,
+    first: int = 0,
+    machine: Machine[Any, Any] = TOUCHING,
+    forced: bool = False,
 ) -> execution.Executed:
     raw = tuple(item if isinstance(item, bytes) else encode(item) for item in operations)
     request = CheckedRequest(bytes(32), b"", key(1).address, first, raw)
-    return execute(bound(machine), Place(0, 0, 1, is_forced=False), request, state)
+    return execute(bound(machine), Place(0, 0, 1, is_forced=forced), request, state)
 
 
 def codes(executed: execution.Executed) -> list[str]:
@@ -109,7 +113,7 @@ def test_an_operation_that_runs_into_a_limit_is_refused_whatever_the_machine_ret
     executed = run(StateMap(), Touch(50, 1, 1, ""), operation, Touch(51, 1, 1, ""), machine=machine)
     assert codes(executed) == ["", code, ""]
     changed = [name for name, _ in executed.replay.changes]
-    assert changed == sorted([b"mk50", b"mk51", sequence_key(key(1).address)])
+    assert changed == sorted([b"mk50", b"mk51", COUNT_KEY, sequence_key(key(1).address)])
 
 
 @pytest.mark.parametrize(
@@ -122,14 +126,15 @@ def test_an_operation_that_runs_into_a_limit_is_refused_whatever_the_machine_ret
 def test_a_refused_operation_changes_nothing_and_is_recorded(end: str, code: str) -> None:
     executed = run(StateMap(), Touch(0, 2, 3, end), b"\xc1")
     assert codes(executed) == [code, "malformed_operation"]
-    assert executed.replay.changes == ((sequence_key(key(1).address), encode(2)),)
+    assert executed.replay.changes == ((COUNT_KEY, encode(1)), (sequence_key(key(1).address), encode(2)))
     assert executed.replay.operation_count == 2
 
 
 def test_operations_see_what_those_before_them_have_written() -> None:
-    state = StateMap([(b"mk0", b"old")])
+    state = StateMap([(b"mk0", b"old"), (COUNT_KEY, encode(1))])
     executed = run(state, Touch(0, 2, 0, ""), Touch(1, 1, 4, ""), Touch(1, 1, 9, "refused"))
-    assert dict(executed.replay.changes) == {b"mk0": None, b"mk1": bytes(4), sequence_key(key(1).address): encode(3)}
+    changes = {b"mk0": None, b"mk1": bytes(4), sequence_key(key(1).address): encode(3), COUNT_KEY: encode(2)}
+    assert dict(executed.replay.changes) == changes
     assert state.get(b"mk0") == b"old"
 
 
@@ -222,3 +227,32 @@ def test_an_entry_is_never_heavier_than_it_is_counted() -> None:
     for name in [b"mk%d" % number for number in range(0, 400, 7)]:
         (entry,) = state.witness([name])
         assert len(encode(entry)) <= execution.weight_of(name, entry.value, state.steps(name))
+
+
+def test_a_full_state_takes_nothing_more_but_what_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "MAX_STATE_ENTRIES", 4)
+    state, name = StateMap(), sequence_key(key(1).address)
+    state.apply(run(state, Touch(0, 2, 1, "")).replay.changes)
+    operations = (Touch(0, 1, 5, ""), Touch(2, 2, 1, ""))
+    over = run(state, *operations, first=1)
+    assert codes(over) == ["state_full"] * 2, "a request is refused as a whole"
+    assert over.replay.changes == ((name, encode(3)),), "it serves once all the same"
+    assert run(PartialTree(state.root(), state.witness(over.touched)), *operations, first=1) == over
+    state.apply(over.replay.changes)
+    state.apply(run(state, Touch(2, 1, 1, ""), first=3).replay.changes)
+    assert state.get(COUNT_KEY) == encode(4)
+    assert codes(run(state, Touch(0, 3, 9, ""), first=4)) == [""], "what is there can be changed"
+    state.apply(run(state, Touch(9, 1, 1, ""), first=4, forced=True).replay.changes)
+    assert state.get(COUNT_KEY) == encode(5)
+    assert codes(run(state, Touch(9, 1, 0, ""), first=5)) == [""], "and go"
+    assert codes(run(state, Touch(0, 0, 0, ""), Touch(10, 1, 1, ""), first=5)) == ["state_full"] * 2
+
+
+def test_a_full_state_takes_no_further_senders_but_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "MAX_STATE_ENTRIES", 1)
+    state = StateMap([(b"mk0", b"old"), (COUNT_KEY, encode(1))])
+    with pytest.raises(InvalidRequest, match="full: 1 entries"):
+        run(state, Touch(0, 1, 1, ""))
+    with pytest.raises(InvalidRequest, match="full: 1 entries"):
+        run(PartialTree(state.root(), state.witness(execution.keys_of(key(1).address))), Touch(0, 1, 1, ""))
+    assert codes(run(state, Touch(0, 1, 1, ""), forced=True)) == [""]

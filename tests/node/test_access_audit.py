@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from contracts import execution
 from contracts.execution import MACHINE_PREFIX
 from contracts.machines import SHIPPED
 from contracts.machines.access_log import AccessLogParameters, LogAccess
@@ -308,6 +309,19 @@ def test_a_request_that_was_refused_in_part_is_sorted_out(network: Network) -> N
     network.log(H1, *operations, LogAccess(MARIA, READER.address, b"h" * 32, is_refused=False))
     assert network.answers[-1].outcomes[-1].code == "request_too_heavy"
     network.both(H1)
+    network.done()
+    found = view(network)
+    assert (found.is_explained, len(found.accesses)) == (True, 1)
+    assert checked(network).faults == ()
+
+
+def test_requests_that_found_the_state_full_do_not_count(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    network.both(H1)
+    monkeypatch.setattr(execution, "MAX_STATE_ENTRIES", 2)
+    for _ in range(12):
+        accesses = (LogAccess(patient, READER.address, b"h" * 32, is_refused=False) for patient in (MARIA, PAUL))
+        network.log(H1, *accesses)
+        assert [outcome.code for outcome in network.answers[-1].outcomes] == ["state_full"] * 2
     network.done()
     found = view(network)
     assert (found.is_explained, len(found.accesses)) == (True, 1)
