@@ -46,5 +46,5 @@ def report_misbehaviour(act: Act, body: ReportMisbehaviour) -> Rejection | None:
     except InvalidInput as error:
         act.lose(penalty)
         return Rejection(RejectionReason.FALSE_EVIDENCE, str(error))
-    state.put(OFFENCES, offender, Offence(context.height, guilt.epoch, guilt.round, act.sender))
+    state.put(OFFENCES, offender, Offence(context.height, guilt.epoch, guilt.round, act.sender, None))
     return None

@@ -93,7 +93,7 @@ def _convict(act: Act, contract: Contract) -> None:
     act.credit(act.sender, reward)
     act.burn(contract.bond_microcredit - reward)
     if state.get(OFFENCES, operator) is None:
-        state.put(OFFENCES, operator, Offence(height, act.context.epoch, 0, act.sender))
+        state.put(OFFENCES, operator, Offence(height, act.context.epoch, 0, act.sender, contract.terms.contract_id))
 
 
 def freeze_contract(act: Act, body: FreezeContract) -> None:

@@ -49,6 +49,8 @@ class Offence(Wire, frozen=True):
     """Round of the offence."""
     reporter: Address
     """Who reported it first."""
+    contract_id: Digest | None
+    """The contract that it operated as a fraud, proved by a challenge, in round 0; nil for what it signed as a member of a committee."""
 
 
 class TermTally(Wire, frozen=True):

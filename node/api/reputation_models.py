@@ -33,6 +33,8 @@ class Offence(Model):
     """Round of the offence."""
     reporter: Hex
     """Account that reported it first."""
+    contract_id: Hex | None
+    """Contract that it operated as a fraud; null for what it signed as a member of a committee."""
     is_punished: bool
     """Whether H is 0 already; if not, it is from the next keyblock on, for good."""
 

@@ -119,10 +119,10 @@ def _honesty(found: "MinerReputation") -> str:
     offence = found.offence
     if offence is None:
         return "H = 1: no proof of misbehaviour is on the chain."
-    proof = (
-        f"it signed what contradicts itself in epoch {offence.epoch}, round {offence.round}; microblock {offence.height} "
-        f"holds the proof, first reported by {offence.reporter.hex()}"
-    )
+    what = f"it signed what contradicts itself in epoch {offence.epoch}, round {offence.round}"
+    if offence.contract_id is not None:
+        what = f"it committed a wrong batch of its contract {offence.contract_id.hex()}"
+    proof = f"{what}; microblock {offence.height} holds the proof, first reported by {offence.reporter.hex()}"
     if not found.is_honest:
         return f"H = 0, for good: {proof}."
     since = "since a later keyblock" if offence.is_punished else "from the next keyblock on"

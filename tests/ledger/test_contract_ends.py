@@ -105,7 +105,7 @@ def test_fraud_sets_back_to_the_last_final_batch_and_costs_the_bond() -> None:
     assert (contract.escrow_microcredit, contract.bond_microcredit) == (before.escrow_microcredit, 0)
     assert world.balance(STRANGER) == was - FEE + BOND // 2
     assert world.state.supply().burnt_microcredit == BOND - BOND // 2
-    assert world.state.get(OFFENCES, OPERATOR.public_key) == Offence(world.height, 2, 0, STRANGER.address)
+    assert world.state.get(OFFENCES, OPERATOR.public_key) == Offence(world.height, 2, 0, STRANGER.address, IDENTIFIER)
     assert world.is_settled
     world.check_i7()
 
@@ -194,7 +194,7 @@ def test_a_challenge_names_a_contract_and_a_batch_that_are() -> None:
 
 def test_a_known_offender_keeps_the_first_report() -> None:
     world, desk, lie = lied()
-    known = Offence(3, 1, 5, BOB.address)
+    known = Offence(3, 1, 5, BOB.address, None)
     world.state.put(OFFENCES, OPERATOR.public_key, known)
     assert world.act(STRANGER, ChallengeBatch(IDENTIFIER, 1, desk.proof(lie))) is None
     assert world.state.get(OFFENCES, OPERATOR.public_key) == known

@@ -57,7 +57,7 @@ def test_true_evidence_is_written_down_at_once_and_costs_the_fee(evidence: Evide
     assert report(state, evidence) is None
     assert state.changes() == (
         (b"a" + REPORTER.address, encode(Account(1, BALANCE - FEE))),
-        (b"o" + OFFENDER.public_key, encode(Offence(10, 3, 77, REPORTER.address))),
+        (b"o" + OFFENDER.public_key, encode(Offence(10, 3, 77, REPORTER.address, None))),
     )
 
 
@@ -98,8 +98,8 @@ def test_miners_are_punished_one_by_one_and_an_offender_may_report_itself() -> N
     state = fresh()
     report(state, VOTES, OFFENDER)
     report(state, testing.microblocks_evidence(CHAIN, 2), OTHER)
-    assert state.get(OFFENCES, OFFENDER.public_key) == Offence(10, 3, 77, OFFENDER.address)
-    assert state.get(OFFENCES, testing.key(2).public_key) == Offence(10, 0, 1, OTHER.address)
+    assert state.get(OFFENCES, OFFENDER.public_key) == Offence(10, 3, 77, OFFENDER.address, None)
+    assert state.get(OFFENCES, testing.key(2).public_key) == Offence(10, 0, 1, OTHER.address, None)
 
 
 @pytest.mark.parametrize("evidence", [VOTES, FALSE["not signed"]])

@@ -13,6 +13,7 @@ from ledger.codec import encode
 from ledger.crypto.hashing import Tag, tagged_hash
 from node.actions import Actor, network_rules
 from node.api.contract_models import Contract
+from node.cli.explained import paragraphs
 from node.client import NodeClient
 from node.contract_actions import KeptAnswer, claim, fund, open_contract, prepare, send, wait_for
 from node.devnet import Devnet, _started
@@ -93,6 +94,9 @@ def test_a_lying_operator_is_caught_and_punished_with_nobodys_help_but_a_watcher
         (offence,) = clients[0].offences()
         assert offence.public_key == liar.identity.signing.public_key
         assert offence.reporter in watchers
+        assert offence.contract_id == contract_id
+        explained = paragraphs(clients[0].miner(offence.public_key))["honesty"]
+        assert f"it committed a wrong batch of its contract {contract_id.hex()}" in explained
         for client in clients[1:]:
             assert list(client.offences()) == [offence]
         fees = 10 * rules.genesis.parameters.minimum_fee_microcredit

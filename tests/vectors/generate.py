@@ -218,7 +218,7 @@ def structs() -> dict[str, Wire]:
         _VoteContent(1, 43, digest),
         SignedIndex(3, MEMBER.sign(vote_digest(CHAIN, 1, 43, digest))),
         MinerHistory(25, 130, 4, 5, 7, 400, 24_000, is_honest=False, external_nano=250_000_000),
-        Offence(9, 1, 43, testing.key(5).address),
+        Offence(9, 1, 43, testing.key(5).address, None),
         TermTally(2, 40, 800),
         MicroblockFees(1, MEMBER.address, 3_000),
         Seat(MEMBER.public_key, 500_000_000),
