@@ -52,7 +52,8 @@ class ContractRules(Wire, frozen=True):
     minimum_bond_microcredit: Annotated[int, msgspec.Meta(ge=0, le=2**40)]
     """Smallest bond of an operator, in millionths of a credit; half of it goes to who proves fraud, the rest is burnt."""
     window_microblocks: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
-    """Microblocks after which a batch that nobody has challenged is final."""
+    """Microblocks after which a batch that nobody has challenged is final. Where it is not many times `term_microblocks`, one leader alone
+    can order so many without any challenge."""
     forced_batches: Annotated[int, msgspec.Meta(ge=3, le=2**10)]
     """Batches of the operator within which a forced request must be answered for. An operator may have cut all but two of them ahead of
     the chain: what is forced then goes into the batch that is open, or, when that is full, into the next."""
@@ -128,8 +129,8 @@ DEVNET_PARAMETERS = msgspec.structs.replace(
     # The first target takes 2^19 hashes: five seconds of four miners with a twentieth of a core each.
     work=WorkRules((2**237 - 1).to_bytes(32, "big"), 15_000, 20),
     reputation=ReputationRules(100, 50, 20),
-    # Seconds under load, minutes on an idle network: whoever tries things out sees batches become final, and neglect punished.
-    contracts=ContractRules(10 * 10**6, 16, 12, 120_000, 1_024),
+    # Seconds under load, minutes on an idle network: whoever tries things out sees batches become final. Safe with honest leaders only.
+    contracts=ContractRules(10 * 10**6, 16, 12, 64, 1_024),
     # An idle epoch has about four microblocks: pinning, its confirmation, the opening and a heartbeat.
     weight=WeightRules(6_000_000_000, 6),
 )
