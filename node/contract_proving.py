@@ -31,14 +31,8 @@ from ledger.offchain import (
 from node.actions import DEFAULT_TIMEOUT_S, Actor, Committed
 from node.api import contract_models as models
 from node.client import NodeClient
-from node.contract_actions import (
-    MAX_COMMITMENT_BYTES,
-    MAX_PROOF_BYTES,
-    KeptAnswer,
-    checked_answer,
-    proved_value,
-    terms_of,
-)
+from node.contract_actions import proved_value, terms_of
+from node.contract_requests import MAX_COMMITMENT_BYTES, MAX_PROOF_BYTES, KeptAnswer, checked_answer
 from node.http_client import ApiError
 from records.claims import ContractValueClaim, OperationClaim
 

@@ -6,9 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from contracts.shipped import MACHINES
-from ledger.codec import Uint, decoder
 from ledger.contract_state import Contract
-from ledger.offchain import MAX_BATCH_LEAVES
 from node.api import contract_models as models
 from node.api.bodies import parse_hex
 from node.api.contract_scan import Costs
@@ -17,9 +15,7 @@ from node.api.served import Served
 
 _DIGEST_BYTES = 32
 _MAX = 2**63 - 1
-_decode_amount = decoder(Uint, 16, name="amount")
 Number = Annotated[int, Path(ge=0, le=_MAX)]
-Index = Annotated[int, Path(ge=0, lt=MAX_BATCH_LEAVES)]
 Start = Annotated[int, Query(ge=0, le=_MAX, description="First entry wanted.")]
 Limit = Annotated[int, Query(ge=1, le=models.MAX_BATCHES, description="Most entries wanted.")]
 

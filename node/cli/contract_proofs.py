@@ -71,8 +71,8 @@ def _operation_claim(
     client: "NodeClient", found: "Contract", sender: str | None, number: int | None, receipt: str | None
 ) -> "Claim":
     from node.actions import network_rules
-    from node.contract_actions import check_answer
     from node.contract_proving import operation_claim
+    from node.contract_requests import check_answer
 
     chain_id = network_rules(client).chain_id
     kept = None if receipt is None else receipt_in(receipt)
@@ -114,9 +114,9 @@ def challenge(
     Example: spchain contract challenge 9f3c…07 --key maria.json
     """
     del json_output
-    from node.contract_actions import check_answer
     from node.contract_proving import challenge as accuse
     from node.contract_proving import search
+    from node.contract_requests import check_answer
 
     with connect(node) as client:
         found = contract_in(client, contract)

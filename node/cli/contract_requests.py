@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ledger.errors import InvalidInput
+from ledger.errors import InvalidInput, SpchainError
 from node.cli.access import actor, address_in, connect
 from node.cli.contract_words import (
     ContractArgument,
@@ -17,14 +17,14 @@ from node.cli.contract_words import (
     json_in,
     receipt_in,
 )
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, facts, note, table
+from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, facts, note, table, warn
 
 if TYPE_CHECKING:
     import msgspec
 
     from node.api.contract_models import Contract, RequestStatus
     from node.client import NodeClient
-    from node.contract_actions import KeptAnswer, Prepared
+    from node.contract_requests import Goal, KeptAnswer, Prepared
 
 OperationsArgument = Annotated[
     str,
@@ -73,9 +73,8 @@ def send(
     Example: spchain contract send 9f3c…07 '{"acknowledge": {"document": "77…aa"}}' --key maria.json
     """
     del json_output
-    from ledger.codec import encode
-    from node.contract_actions import prepare
-    from node.contract_actions import send as bring
+    from node.contract_requests import prepare
+    from node.contract_requests import send as bring
 
     if save is not None and Path(save).expanduser().exists():
         raise InvalidInput(f"{save} is there already; name another file for the receipt")
@@ -83,16 +82,19 @@ def send(
         found = contract_in(client, contract)
         made = _operations(found, operations)
         signer = actor(client, key, passphrase_file)
-        prepared = prepare(signer, found, made, sequence)
+        prepared = prepare(signer, found, made, sequence, timeout)
         answer = bring(client, signer.rules.chain_id, prepared, timeout)
-        if save is not None:
-            _save(save, answer)
-        if guard:
-            client.contracts.hold_receipt(found.contract_id, encode(answer.signed))
+        not_saved = None if save is None else _save(save, answer)
         place = answer.signed.receipt
         note(f"included at place {place.index} of batch {place.number}")
-        status = _status_after(client, prepared, wait, timeout)
+        if guard:
+            _guard(client, answer)
+        # It is done, and nobody may take it for undone: what fails from here on is told after the answer.
+        status, failed = _status_after(client, prepared, wait, timeout)
     emit(_sent_json(prepared, answer, status), lambda: _show_sent(prepared, answer, status))
+    for error in (not_saved, failed):
+        if error is not None:
+            raise error
 
 
 def _operations(contract: "Contract", text: str) -> "list[msgspec.Struct]":
@@ -102,29 +104,47 @@ def _operations(contract: "Contract", text: str) -> "list[msgspec.Struct]":
     return operations_from_json(machine_of(contract), json_in(text, "operations"))
 
 
-def _save(file: str, answer: "KeptAnswer") -> None:
+def _save(file: str, answer: "KeptAnswer") -> SpchainError | None:
     from ledger.codec import encode
     from node.files import create_file
 
-    create_file(Path(file).expanduser(), encode(answer), mode=0o600)
+    try:
+        create_file(Path(file).expanduser(), encode(answer), mode=0o600)
+    except SpchainError as error:
+        return error
     note(f"kept the receipt in {file}")
+    return None
+
+
+def _guard(client: "NodeClient", answer: "KeptAnswer") -> None:
+    from ledger.codec import encode
+    from node.http_client import ApiError, NodeUnreachable
+
+    try:
+        client.contracts.hold_receipt(answer.contract_id, encode(answer.signed))
+    except (ApiError, NodeUnreachable) as error:
+        warn(f"the node's watcher does not take the receipt, though the operations are done: {error}")
 
 
 def _status_after(
-    client: "NodeClient", prepared: "Prepared", goal: "Literal['included', 'committed', 'final'] | None", timeout: float
-) -> "RequestStatus":
-    from node.contract_actions import wait_for
+    client: "NodeClient", prepared: "Prepared", goal: "Goal | None", timeout: float
+) -> "tuple[RequestStatus | None, SpchainError | None]":
+    """Return how a request stands that has its receipt, as far as it was seen, and what kept it from coming farther."""
+    from node.contract_requests import wait_for
 
-    # The receipt is there, so it is included at once: this asks how it stands, and waits for more only when told.
-    return wait_for(
-        client,
-        prepared.contract.contract_id,
-        prepared.sender,
-        prepared.first_sequence,
-        goal or "included",
-        timeout,
-        _tell,
-    )
+    contract_id, sender, number = prepared.contract.contract_id, prepared.sender, prepared.first_sequence
+    seen: list[RequestStatus] = []
+
+    def tell(status: "RequestStatus") -> None:
+        seen.append(status)
+        _tell(status)
+
+    try:
+        # The receipt is there, so it is included at once: this asks how it stands, and waits for more only when told.
+        wait_for(lambda: client.contracts.status(contract_id, sender, number), goal or "included", timeout, tell)
+    except SpchainError as error:
+        return (seen[-1] if seen else None), error
+    return seen[-1], None
 
 
 def _tell(seen: "RequestStatus") -> None:
@@ -150,38 +170,43 @@ def _results(prepared: "Prepared", answer: "KeptAnswer") -> list[dict[str, objec
     ]
 
 
-def _onchain_bytes(prepared: "Prepared", status: "RequestStatus") -> int:
+def _onchain_bytes(prepared: "Prepared", fee_microcredit: int) -> int:
     """Return the size of a transaction that would carry the largest of the operations alone."""
     from ledger.codec import encode
     from node.api.contract_scan import transaction_bytes
 
     largest = max(len(encode(operation)) for operation in prepared.operations)
-    return transaction_bytes(largest, status.cost.onchain_fee_microcredit)
+    return transaction_bytes(largest, fee_microcredit)
 
 
-def _sent_json(prepared: "Prepared", answer: "KeptAnswer", status: "RequestStatus") -> dict[str, object]:
+def _sent_json(prepared: "Prepared", answer: "KeptAnswer", status: "RequestStatus | None") -> dict[str, object]:
     from ledger.codec import encode
 
-    return {
+    found: dict[str, object] = {
         "contract_id": prepared.contract.contract_id.hex(),
         "sender": prepared.sender.hex(),
         "first_sequence": prepared.first_sequence,
         "results": _results(prepared, answer),
         "receipt": encode(answer.signed).hex(),
-        "onchain_bytes": _onchain_bytes(prepared, status),
-        **status.model_dump(mode="json"),
     }
+    if status is None:
+        place = answer.signed.receipt
+        return {**found, "status": "included", "batch": place.number, "index": place.index}
+    size = _onchain_bytes(prepared, status.cost.onchain_fee_microcredit)
+    return {**found, "onchain_bytes": size, **status.model_dump(mode="json")}
 
 
-def _show_sent(prepared: "Prepared", answer: "KeptAnswer", status: "RequestStatus") -> None:
+def _show_sent(prepared: "Prepared", answer: "KeptAnswer", status: "RequestStatus | None") -> None:
     rows = []
     for item in _results(prepared, answer):
         result = "done" if item["is_done"] else f"refused: {item['code']}"
         answered = "" if item["result"] is None else item["result"]
         rows.append((item["sequence"], brief(item["operation"]), result, answered))
     table(("NUMBER", "OPERATION", "OUTCOME", "ANSWER"), rows, "nothing was sent")
-    typer.echo()
-    facts({**_status_facts(status), **cost_facts(status.cost, _onchain_bytes(prepared, status))})
+    if status is not None:
+        typer.echo()
+        size = _onchain_bytes(prepared, status.cost.onchain_fee_microcredit)
+        facts({**_status_facts(status), **cost_facts(status.cost, size)})
 
 
 def _status_facts(status: "RequestStatus") -> dict[str, object]:
@@ -209,33 +234,28 @@ def status(
 ) -> None:
     """Tell how far an operation has come, what that rests on, and what it cost.
 
-    By a receipt this needs the chain alone, and no word of the operator.
+    By a receipt this needs the chain alone, and no word of the operator, also while it waits.
 
     Example: spchain contract status 9f3c…07 maria.json 12 --wait final
     """
     del json_output
-    from node.contract_actions import wait_for
+    from node.contract_requests import check_answer, status_by_receipt, wait_for
 
     with connect(node) as client:
         found = contract_in(client, contract)
         account, sequence = who_sent(client, found, sender, number, receipt)
-        if wait is not None:
-            now = wait_for(client, found.contract_id, account, sequence, wait, timeout, _tell)
-        elif receipt is not None:
-            now = _by_receipt(client, found, receipt)
-        else:
-            now = client.contracts.status(found.contract_id, account, sequence)
+        kept = None if receipt is None else receipt_in(receipt)
+        if kept is not None:
+            check_answer(client.genesis().chain_id, found, kept)
+
+        def look() -> "RequestStatus":
+            if kept is not None:
+                return status_by_receipt(client, found.contract_id, kept)
+            return client.contracts.status(found.contract_id, account, sequence)
+
+        now = look() if wait is None else wait_for(look, wait, timeout, _tell)
     answer = {"sender": account.hex(), "sequence": sequence, **now.model_dump(mode="json")}
     emit(answer, lambda: facts({**_status_facts(now), **cost_facts(now.cost)}))
-
-
-def _by_receipt(client: "NodeClient", contract: "Contract", receipt: str) -> "RequestStatus":
-    """Return the status by the chain alone, after a check of the receipt."""
-    from node.contract_actions import check_answer, status_by_receipt
-
-    kept = receipt_in(receipt)
-    check_answer(client.genesis().chain_id, contract, kept)
-    return status_by_receipt(client, contract, kept)
 
 
 def who_sent(
@@ -274,8 +294,8 @@ def force(
     """
     del json_output
     from ledger.offchain import request_digest
-    from node.contract_actions import force as put
-    from node.contract_actions import prepare
+    from node.contract_requests import force as put
+    from node.contract_requests import prepare
 
     if (operations is None) == (receipt is None):
         raise InvalidInput("name either OPERATIONS or --receipt")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from node.api.contract_models import Contract, Cost
     from node.client import NodeClient
-    from node.contract_actions import KeptAnswer
+    from node.contract_requests import KeptAnswer
 
 _LONG_CHARACTERS = 40
 MAX_JSON_BYTES = 1024 * 1024
@@ -53,7 +53,7 @@ def json_in(text: str, what: str) -> Any:  # noqa: ANN401 -- JSON of any shape
 
 def receipt_in(file: str) -> "KeptAnswer":
     """Return what `spchain contract send --save` has written. Raises `InvalidInput`."""
-    from node.contract_actions import MAX_ANSWER_BYTES, decode_answer
+    from node.contract_requests import MAX_ANSWER_BYTES, decode_answer
     from node.files import read_file
 
     return decode_answer(read_file(Path(file).expanduser(), MAX_ANSWER_BYTES, "receipt"))

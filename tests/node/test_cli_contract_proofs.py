@@ -19,7 +19,7 @@ from ledger.offchain import ContractTerms, SignedReceipt
 from ledger.testing import key
 from node.actions import Actor
 from node.client import NodeClient
-from node.contract_actions import KeptAnswer
+from node.contract_requests import KeptAnswer
 from node.http_client import ApiError
 from tests.contracts.kit import rebuilt
 from tests.node.api_kit import config_for, serving

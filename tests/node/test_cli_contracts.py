@@ -2,6 +2,7 @@
 """`spchain contract`: the way of an operation from the sender's words to a final batch and back into credits, and every refusal."""
 
 import json
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,9 +170,9 @@ def test_what_an_operator_ignores_is_forced_on_it(spchain: Spchain, node: Contra
     funded(spchain, contract, "alice")
     node.contracts.is_ignoring = True
     operation = json.dumps({"withdraw": {"amount_microcredit": 500}})
-    refused(spchain("contract", "send", contract, operation, "--key", "alice.json"), 5, "--sequence")
-    result = spchain("contract", "send", contract, operation, "--key", "alice.json", "--sequence", "0", "--json")
-    refused(result, 3, '"reason": "operator_unreachable"')
+    words = ("contract", "send", contract, operation, "--key", "alice.json")
+    refused(spchain(*words, "--timeout", "0"), 5, "--sequence")
+    refused(spchain(*words, "--sequence", "0", "--json"), 3, '"reason": "operator_unreachable"')
     forced = answer(
         spchain("contract", "force", contract, operation, "--key", "alice.json", "--sequence", "0", "--json")
     )
@@ -223,8 +224,9 @@ def test_an_operator_closes_after_all_that_it_promised_is_on_the_chain(
     assert (shown.status, shown.answered_count) == ("closed", 1)
     assert answer(spchain("contract", "status", contract, "alice.json", "0", "--json"))["status"] != "voided"
     operation = json.dumps({"pay": PAYMENT})
-    result = spchain("contract", "send", contract, operation, "--key", "alice.json", "--sequence", "1", "--json")
-    refused(result, 3, '"reason": "contract_ended"')
+    for number in ((), ("--sequence", "1")):
+        result = spchain("contract", "send", contract, operation, "--key", "alice.json", *number, "--json")
+        refused(result, 3, '"reason": "contract_ended"')
     until(lambda: client.contracts.contract(bytes.fromhex(contract)).is_settled)
     paid = {
         name: answer(spchain("contract", "claim", contract, "--key", f"{name}.json", "--json"))["amount_microcredit"]
@@ -240,6 +242,47 @@ def test_closing_at_once_goes_by_the_chain_alone(spchain: Spchain, client: NodeC
     refused(spchain("contract", "close", contract, "--key", "alice.json", "--at-once", "--json"), 3, "not_permitted")
     answer(spchain("contract", "close", contract, "--key", "operator.json", "--at-once", "--json"))
     assert client.contracts.contract(bytes.fromhex(contract)).status == "closed"
+
+
+def test_an_operator_that_is_away_for_a_moment_is_asked_again_for_the_next_number(
+    spchain: Spchain, node: ContractNode
+) -> None:
+    contract = opened(spchain)
+    node.contracts.is_ignoring = True
+
+    def come_back() -> None:
+        node.contracts.is_ignoring = False
+
+    timer = threading.Timer(1.0, come_back)
+    timer.start()
+    assert send(spchain, contract, {"withdraw": {"amount_microcredit": 1}})["first_sequence"] == 0
+    timer.join()
+
+
+def test_a_receipt_tells_how_far_an_operation_is_without_its_operator(spchain: Spchain, node: ContractNode) -> None:
+    contract = opened(spchain)
+    send(spchain, contract, {"withdraw": {"amount_microcredit": 1}}, "--save", "kept.receipt")
+    node.contracts.is_ignoring = True
+    words = ("contract", "status", contract, "--receipt", "kept.receipt")
+    assert answer(spchain(*words, "--wait", "final", "--json"))["status"] == "final"
+
+
+def test_what_fails_after_the_receipt_hides_no_outcome(spchain: Spchain, node: ContractNode) -> None:
+    contract = opened(spchain)
+    operation = json.dumps({"withdraw": {"amount_microcredit": 1}})
+    words = ("contract", "send", contract, operation, "--key", "alice.json", "--json")
+    # This node is the operator's own, and watches it not: whoever takes that for a failure sends, and pays, twice.
+    guarded = spchain(*words, "--guard")
+    assert answer(guarded)["first_sequence"] == 0
+    assert "though the operations are done" in guarded.stderr
+    node.is_still = True
+    late = spchain(*words, "--wait", "committed", "--timeout", "0")
+    assert late.exit_code == 6
+    assert "not committed, after 0 s" in late.stderr
+    assert json.loads(late.stdout)["results"][0]["code"] == "insufficient_balance"
+    unsaved = spchain(*words, "--save", "alice.json/kept.receipt")
+    assert unsaved.exit_code == 3
+    assert json.loads(unsaved.stdout)["first_sequence"] == 2
 
 
 # ------------------------------------------------------------------ nodes and operators that lie

@@ -20,7 +20,7 @@ from ledger.partial_tree import WitnessEntry
 from ledger.state import CONTRACT_BATCHES, State
 from ledger.testing import key
 from node.client import NodeClient
-from node.contract_actions import KeptAnswer
+from node.contract_requests import KeptAnswer
 from node.offchain.statuses import RequestStatus, SendOutcome, status_at
 from tests.node.api_kit import LoneNode, NoContracts, config_for, serving
 from tests.node.care_cli import answer, refused, run

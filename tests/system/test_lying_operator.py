@@ -15,7 +15,8 @@ from node.actions import Actor, network_rules
 from node.api.contract_models import Contract
 from node.cli.explained import paragraphs
 from node.client import NodeClient
-from node.contract_actions import KeptAnswer, claim, fund, open_contract, prepare, send, wait_for
+from node.contract_actions import claim, fund, open_contract
+from node.contract_requests import KeptAnswer, prepare, send, wait_for
 from node.devnet import Devnet, _started
 from node.http_client import ApiError
 from tests.system.kit import PATIENCE_S, agree, no_traceback, until
@@ -72,7 +73,7 @@ def test_a_lying_operator_is_caught_and_punished_with_nobodys_help_but_a_watcher
 
         # The first batch is right, and nobody minds.
         pay(user, contract, liar.identity.address)
-        done = wait_for(user.client, contract_id, own, 0, "committed", PATIENCE_S)
+        done = wait_for(lambda: user.client.contracts.status(contract_id, own, 0), "committed", PATIENCE_S)
         assert done.batch == 0
         assert {client.contracts.contract(contract_id).status for client in clients} == {"open"}
         assert not list(clients[0].offences())
