@@ -29,7 +29,7 @@ class OffchainStatus(msgspec.Struct, frozen=True):
     batches_lost: int = 0
     """Batches whose data should be here and was nowhere to be had when the node last looked."""
     operated: int = 0
-    """Contracts that this node operates, or did."""
+    """Open contracts that are this node's to operate."""
     watched: int = 0
     """Contracts whose batches are executed again."""
     alarms: tuple[str, ...] = ()

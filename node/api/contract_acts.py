@@ -107,7 +107,7 @@ def contract_act_routes(node: Served, budget: Budget, token: bytes | None) -> AP
         commitment = shown.batch(shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract")), number).commitment
         # Held until the answer is sent: a slow reader keeps it in memory.
         budget.take(request, MAX_DATA_BYTES)
-        return Response(await node.offchain.availability.fetch(commitment), media_type=_BINARY)
+        return Response(await node.offchain.availability.fetch_for_client(commitment), media_type=_BINARY)
 
     return router
 

@@ -4,17 +4,15 @@
 from http import HTTPStatus
 from typing import Annotated
 
-import trio
 from fastapi import APIRouter, Path, Query
 
-from contracts.batch_data import open_data, prove_leaf
 from contracts.shipped import MACHINES
 from ledger.codec import Uint, decoder, encode
 from ledger.contract_queries import claimed_by
 from ledger.contract_state import Contract
 from ledger.crypto.keys import ADDRESS_BYTES
 from ledger.errors import InvalidInput, NotFound
-from ledger.offchain import MAX_BATCH_LEAVES, BatchCommitment, LeafProof
+from ledger.offchain import MAX_BATCH_LEAVES
 from ledger.partial_tree import MAX_KEY_BYTES
 from node.api import contract_models as models
 from node.api import views
@@ -64,11 +62,11 @@ def inner_routes(node: Served) -> APIRouter:
         """A request of a batch, and the proof that it stands there."""
         commitment = shown.batch(of(contract), number).commitment
         if index >= commitment.leaf_count:
-            raise views.not_found(f"batch {number} has {commitment.leaf_count} requests", "count from 0")
-        raw = await node.offchain.availability.fetch(commitment)
-        # Three hashes for each of up to 4096 requests: some ten milliseconds.
-        request, proof = await trio.to_thread.run_sync(_prove, commitment, raw, index)
-        return models.RequestProof(request=request, proof=encode(proof))
+            raise views.not_found(
+                f"batch {number} has no request {index} but {commitment.leaf_count} in all", "count from 0"
+            )
+        proved = await node.offchain.watching.prove_request(commitment.contract_id, number, index)
+        return models.RequestProof(request=proved.request, proof=encode(proved.proof))
 
     @router.get("/v1/contracts/{contract}/batches/{number}/state/{key}")
     async def state(contract: str, number: Number, key: str) -> models.ValueProof:
@@ -81,15 +79,9 @@ def inner_routes(node: Served) -> APIRouter:
     @router.get("/v1/contracts/{contract}/watch")
     async def watch(contract: str) -> models.ContractWatch:
         """How this node watches the contract's operator, and what it has found."""
-        contract_id = of(contract).terms.contract_id
-        return _watch(node, contract_id)
+        return _watch(node, of(contract).terms.contract_id)
 
     return router
-
-
-def _prove(commitment: BatchCommitment, raw: bytes, index: int) -> tuple[bytes, LeafProof]:
-    data = open_data(commitment, raw)
-    return data.items[index].request, prove_leaf(data, index)
 
 
 def _state_key(text: str) -> bytes:
@@ -100,7 +92,7 @@ def _state_key(text: str) -> bytes:
 
 
 def _watch(node: Served, contract_id: bytes) -> models.ContractWatch:
-    head = next((head for head in node.offchain.watching.heads() if head.contract_id == contract_id), None)
+    head = node.offchain.watching.head(contract_id)
     if head is None:
         return models.ContractWatch(is_watched=False, batches=0, stage="", detail="", fault="")
     return models.ContractWatch(
@@ -115,7 +107,7 @@ async def _status(
     try:
         progress = await node.offchain.operating.status_of(contract_id, sender, sequence)
     except NotFound as error:
-        remedy = "try again; who has the receipt reads the batch's status from the chain"
+        remedy = "who has the receipt reads the status from the chain: spchain contract status --receipt"
         headers = {"Retry-After": "1"}
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "operator_unreachable", str(error), remedy, headers) from error
     if progress is None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from contracts.operator import Answer
-from ledger.offchain import BatchCommitment, SignedReceipt
+from ledger.offchain import BatchCommitment, LeafProof, SignedReceipt
 from ledger.partial_tree import WitnessEntry
 from node.api import contract_models as models
 from node.submission import SubmitOutcome
@@ -100,18 +100,13 @@ class Operators(Protocol):
 class PublishedData(Protocol):
     """Data of batches, from here or from other nodes."""
 
-    async def fetch(self, commitment: BatchCommitment) -> bytes:
+    async def fetch_for_client(self, commitment: BatchCommitment) -> bytes:
         """Return data that fits the commitment; raises `NotFound`."""
         ...
 
 
 class Head(Protocol):
     """How far this node has executed what an operator commits."""
-
-    @property
-    def contract_id(self) -> bytes:
-        """The contract."""
-        ...
 
     @property
     def number(self) -> int:
@@ -134,11 +129,25 @@ class Head(Protocol):
         ...
 
 
+class ProvedRequest(Protocol):
+    """A request of a batch with the proof that it stands there."""
+
+    @property
+    def request(self) -> bytes:
+        """The request."""
+        ...
+
+    @property
+    def proof(self) -> LeafProof:
+        """Its leaf and path."""
+        ...
+
+
 class Watcher(Protocol):
     """State of contracts as this node has executed it."""
 
-    def heads(self) -> Sequence[Head]:
-        """Return how far each contract that is watched here is followed."""
+    def head(self, contract_id: bytes) -> Head | None:
+        """Return how far a contract is followed here; None for one that is not."""
         ...
 
     async def hold_receipt(self, signed: SignedReceipt) -> None:
@@ -146,6 +155,10 @@ class Watcher(Protocol):
 
         Raises `InvalidInput` for one that is of no use here, `NotFound` when its batch cannot be looked at now.
         """
+        ...
+
+    async def prove_request(self, contract_id: bytes, number: int, index: int) -> ProvedRequest:
+        """Return a request of a batch with its leaf and path; raises `NotFound`."""
         ...
 
     async def prove_key(self, contract_id: bytes, number: int, key: bytes) -> WitnessEntry:

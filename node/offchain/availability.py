@@ -33,7 +33,7 @@ HEDGE_S = 1.0
 MAX_ASKED = 3
 """Peers asked at once for the same data."""
 MAX_AT_WORK = 8
-"""Fetches at once for batches that microblocks name, and as many for others: 16 MiB at most."""
+"""Fetches at once for batches that microblocks name, for others that wait, for this node's own work, and for clients: 8 MiB each."""
 MAX_OF_CONTRACT = 2
 """Fetches at once for one contract, so that one operator who withholds data delays no other."""
 FIRST_PAUSE_S = 0.25
@@ -95,6 +95,7 @@ class Availability:
         self._attempts: dict[BatchCommitment, _Attempts] = {}
         self._for_peers = trio.CapacityLimiter(MAX_ANSWERS)
         self._fetches = trio.CapacityLimiter(MAX_AT_WORK)
+        self._for_clients = trio.CapacityLimiter(MAX_AT_WORK)
         self.removing = trio.Lock()
         """Held while data is removed, and while it is judged whether it is here."""
         self.trouble = ""
@@ -109,10 +110,17 @@ class Availability:
 
     async def fetch(self, commitment: BatchCommitment) -> bytes:
         """Return a batch's data from here or from a peer: the bytes that the commitment's digest names. Raises `NotFound`."""
+        return await self._fetch_within(self._fetches, commitment)
+
+    async def fetch_for_client(self, commitment: BatchCommitment) -> bytes:
+        """Do as `fetch` does for whoever asks: what nobody has, asked for again and again, holds up no work of the node's own."""
+        return await self._fetch_within(self._for_clients, commitment)
+
+    async def _fetch_within(self, limiter: trio.CapacityLimiter, commitment: BatchCommitment) -> bytes:
         found = await self._from_here(commitment)
         if found is not None:
             return found
-        async with self._fetches:
+        async with limiter:
             return await self._fetch_from_any(commitment)
 
     async def keep(self, commitment: BatchCommitment) -> None:

@@ -33,7 +33,8 @@ MAX_ENDED = 256
 
 FaultStage = Literal["found", "challenged", "convicted", "missed", "refuted"]
 """Found; a challenge is under way; the operator is convicted; the window has passed before; the chain has not followed the proof."""
-_OPEN: tuple[FaultStage, ...] = ("found", "challenged")
+OPEN_STAGES: tuple[FaultStage, ...] = ("found", "challenged")
+"""Those of a fraud that is not over."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -96,7 +97,7 @@ class Challenging:
         identifier, number = terms.contract_id, commitment.number
         known = self.fault_of(identifier)
         # A chain that has once not followed this node's proof will not follow the next one: that is a fault of ours, and costs credits.
-        if known is not None and (known.stage in (*_OPEN, "refuted") or known.number == number):
+        if known is not None and (known.stage in (*OPEN_STAGES, "refuted") or known.number == number):
             return known
         where = {"contract": identifier.hex(), "batch": number}
         judge = (self._chain_id, terms, commitment, proof, self._machines)
@@ -109,7 +110,7 @@ class Challenging:
         fault = Fault(identifier, number, verdict, "found", b"", "")
         self._cases.pop(identifier, None)
         self._cases[identifier] = _Case(fault, proof)
-        ended = [key for key, case in self._cases.items() if case.fault.stage not in _OPEN]
+        ended = [key for key, case in self._cases.items() if case.fault.stage not in OPEN_STAGES]
         for key in ended[: max(0, len(ended) - MAX_ENDED)]:
             del self._cases[key]
         self._some.set()
@@ -121,7 +122,7 @@ class Challenging:
             await self._some.wait()
             self._some = trio.Event()
             await trio.sleep(self._rng.uniform(0, SPREAD_S))
-            while waiting := [case for case in self._cases.values() if case.fault.stage in _OPEN]:
+            while waiting := [case for case in self._cases.values() if case.fault.stage in OPEN_STAGES]:
                 for case in waiting:
                     await self._follow(case)
                 await trio.sleep(RETRY_S)
@@ -130,7 +131,7 @@ class Challenging:
         """Look at what became of a fault, and send the challenge if it is not under way."""
         fault = case.fault
         stage = self._stage(fault)
-        if stage not in _OPEN:
+        if stage not in OPEN_STAGES:
             self._transactions.forget(_purpose(fault))
             self._note(case, stage=stage, trouble="")
             tell = log.info if stage == "convicted" else log.error

@@ -6,7 +6,7 @@ takes requests, writes them down, answers, and brings batches to the chain. Agai
 """
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -17,6 +17,7 @@ from ledger.crypto.keys import PrivateKey
 from ledger.store import Store
 from node.driver import Committed
 from node.offchain.availability import Availability
+from node.offchain.challenging import OPEN_STAGES, Fault
 from node.offchain.contract_states import METHODS as STATE_METHODS
 from node.offchain.files import OffchainFiles
 from node.offchain.journal_file import JournalFile
@@ -24,6 +25,7 @@ from node.offchain.keeping import Keeping
 from node.offchain.readiness import Readiness
 from node.offchain.relayed import METHODS as RELAYED_METHODS
 from node.offchain.relaying import Relaying
+from node.offchain.watched import WatchedHead
 from node.offchain.watching import Watching, WatchingPorts
 from node.own_transactions import OwnTransactions
 from node.status import OffchainStatus
@@ -91,6 +93,7 @@ class Offchain:
                 network=ports.network,
                 peers=lambda: tuple(ports.peers().values()),
                 fetch=self.availability.fetch,
+                fetch_for_client=self.availability.fetch_for_client,
                 transactions=ports.transactions,
                 checkers=ports.checkers,
                 is_behind=ports.is_behind,
@@ -156,25 +159,29 @@ class Offchain:
     def status(self) -> OffchainStatus:
         """Return how off-chain contracts are here."""
         heads = self.watching.heads()
-        alarms = [
-            f"contract {fault.contract_id.hex()}, batch {fault.number}: fraud, {fault.trouble or fault.stage}"
-            for fault in self.watching.faults()
-        ]
-        troubles = self.operating.own.troubles().items()
-        alarms += [f"contract {contract_id.hex()} is not operated: {trouble}" for contract_id, trouble in troubles]
-        alarms += [
-            f"contract {head.contract_id.hex()} is not watched after batch {head.number}: {head.detail or head.stage}"
-            for head in heads
-            if head.stage in _UNWATCHED
-        ]
         return OffchainStatus(
             data_bytes=self._data.total_bytes,
             data=self.availability.trouble or "ok",
             batches_lost=self.keeping.lost,
-            operated=self.operating.own.count,
-            watched=len(heads),
-            alarms=tuple(alarms[:MAX_ALARMS]),
+            operated=self._own.count,
+            watched=sum(head.stage != "ended" for head in heads),
+            alarms=alarms_of(self._own.troubles(), heads, self.watching.faults()),
         )
+
+
+def alarms_of(troubles: Mapping[bytes, str], heads: Sequence[WatchedHead], faults: Sequence[Fault]) -> tuple[str, ...]:
+    """Return what somebody should look at, what is most urgent first: there may be many frauds of others that are over."""
+    alarms = [f"contract {contract_id.hex()} is not operated: {trouble}" for contract_id, trouble in troubles.items()]
+    told = [
+        f"contract {fault.contract_id.hex()}, batch {fault.number}: fraud, {fault.trouble or fault.stage}"
+        for fault in sorted(faults[::-1], key=lambda fault: fault.stage not in OPEN_STAGES)
+    ]
+    unwatched = [
+        f"contract {head.contract_id.hex()} is not watched after batch {head.number}: {head.detail or head.stage}"
+        for head in heads
+        if head.stage in _UNWATCHED or (head.stage == "wrong" and not head.fault)
+    ]
+    return tuple([*alarms, *unwatched, *told][:MAX_ALARMS])
 
 
 def _start_of(journal: JournalFile, contract_id: bytes) -> Start | None:

@@ -95,8 +95,8 @@ class Operating:
 
     @property
     def count(self) -> int:
-        """How many contracts are this node's to operate, or were."""
-        return len(self._desks)
+        """How many contracts are this node's to operate."""
+        return sum(not desk.has_ended() for desk in self._desks.values())
 
     def troubles(self) -> dict[bytes, str]:
         """Return the contracts that are not operated though they should be, and why."""
@@ -110,6 +110,8 @@ class Operating:
         desk = self._desk(contract_id)
         if desk.has_ended() or desk.is_closing:
             raise InvalidInput(f"contract {contract_id.hex()} {desk.ended or 'is being closed already'}")
+        if desk.trouble:
+            raise InvalidInput(f"contract {contract_id.hex()} is not operated: {desk.trouble}")
         desk.set_closing(True)
         purpose = ("close", contract_id)
         try:

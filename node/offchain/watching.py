@@ -62,6 +62,8 @@ class WatchingPorts(msgspec.Struct, frozen=True):
     """Connected peers."""
     fetch: Fetch
     """Gives the data of a batch, from here or from a peer; raises `NotFound`."""
+    fetch_for_client: Fetch
+    """The same for proofs and receipts, which whoever asks may ask for as often as it likes."""
     transactions: OwnTransactions
     """Sends challenges."""
     checkers: trio.CapacityLimiter
@@ -94,10 +96,10 @@ class Watching:
         `enabled` nothing is followed; proofs are still made, as far as data is to be had. `memory_bytes` bounds all states in memory.
         """
         chain = chain_id(store.genesis)
-        fetch, is_behind = ports.fetch, ports.is_behind
+        is_behind = ports.is_behind
         self._store = store
         self._own_key = own_key
-        self._fetch = fetch
+        self._fetch_for_client = ports.fetch_for_client
         self._enabled = enabled
         self._watch_own = watch_own
         self._memory_bytes = memory_bytes
@@ -105,7 +107,7 @@ class Watching:
             store=store,
             machines=machines,
             snapshots=snapshots,
-            fetch=fetch,
+            fetch=ports.fetch_for_client,
             checkers=ports.checkers,
             operated_start=ports.operated_start,
         )
@@ -118,7 +120,7 @@ class Watching:
             store=store,
             own_key=own_key,
             snapshots=snapshots,
-            fetch=fetch,
+            fetch=ports.fetch,
             replaying=self._replaying,
             exchange=self._exchange,
             challenging=self._challenging,
@@ -126,7 +128,9 @@ class Watching:
             is_behind=is_behind,
             memory_bytes=memory_bytes,
         )
-        self._proofs = ContractProofs(store=store, replaying=self._replaying, fetch=fetch, live=self._live)
+        self._proofs = ContractProofs(
+            store=store, replaying=self._replaying, fetch=ports.fetch_for_client, live=self._live
+        )
         self._watched: dict[bytes, Watched] = {}
         self._is_behind = is_behind
         # When each contract is to be looked at, and the same in order; what was planned anew stands there twice.
@@ -153,12 +157,17 @@ class Watching:
 
     def heads(self) -> tuple[WatchedHead, ...]:
         """Return how far each contract is followed."""
-        found = []
-        for watched in self._watched.values():
-            fault = self._challenging.fault_of(watched.contract_id)
-            verdict = "" if fault is None else fault.verdict
-            found.append(WatchedHead(watched.contract_id, watched.number, watched.stage, watched.detail, verdict))
-        return tuple(found)
+        return tuple(map(self._head_of, self._watched.values()))
+
+    def head(self, contract_id: bytes) -> WatchedHead | None:
+        """Return how far a contract is followed; None for one that is not."""
+        watched = self._watched.get(contract_id)
+        return None if watched is None else self._head_of(watched)
+
+    def _head_of(self, watched: Watched) -> WatchedHead:
+        fault = self._challenging.fault_of(watched.contract_id)
+        verdict = "" if fault is None else fault.verdict
+        return WatchedHead(watched.contract_id, watched.number, watched.stage, watched.detail, verdict)
 
     def faults(self) -> tuple[Fault, ...]:
         """Return the frauds that were found, and what became of them."""
@@ -207,7 +216,8 @@ class Watching:
             raise InvalidInput(f"batch {receipt.number} is final; the receipt can be held against nobody any more")
         else:
             async with self._comparing:
-                proof = await self._promises.broken(signed, batch.commitment, await self._fetch(batch.commitment))
+                raw = await self._fetch_for_client(batch.commitment)
+                proof = await self._promises.broken(signed, batch.commitment, raw)
             if proof is not None:
                 await self._following.accuse(contract, batch, proof)
 

@@ -29,6 +29,7 @@ from node.config import NodeConfig
 from node.events import BlockEvent, Events
 from node.mempool import Mempool
 from node.mining import MiningDesk, MiningWork, check_offer, check_reveal, work_in
+from node.offchain.contract_proofs import ProvedRequest
 from node.offchain.statuses import RequestStatus, SendOutcome, refused
 from node.offchain.watched import WatchedHead
 from node.service import SubmitOutcome
@@ -107,16 +108,20 @@ class NoContracts:
         await trio.lowlevel.checkpoint()
         raise NotFound(f"next operation of {sender.hex()}: nobody operates {contract_id.hex()} here")
 
-    async def fetch(self, commitment: BatchCommitment) -> bytes:
+    async def fetch_for_client(self, commitment: BatchCommitment) -> bytes:
         await trio.lowlevel.checkpoint()
         raise NotFound(f"data {commitment.data_digest.hex()} is not here")
 
-    def heads(self) -> Sequence[WatchedHead]:
-        return ()
+    def head(self, contract_id: bytes) -> WatchedHead | None:
+        return None
 
     async def hold_receipt(self, signed: SignedReceipt) -> None:
         await trio.lowlevel.checkpoint()
         raise InvalidInput(f"nobody watches {signed.receipt.contract_id.hex()} here")
+
+    async def prove_request(self, contract_id: bytes, number: int, index: int) -> ProvedRequest:
+        await trio.lowlevel.checkpoint()
+        raise NotFound(f"request {index} of batch {number} of {contract_id.hex()} is not known here")
 
     async def prove_key(self, contract_id: bytes, number: int, key: bytes) -> WitnessEntry:
         await trio.lowlevel.checkpoint()

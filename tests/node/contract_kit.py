@@ -86,7 +86,7 @@ class Contracts:
     async def close(self, contract_id: bytes) -> SubmitOutcome:
         return await self.real.close(contract_id)
 
-    async def fetch(self, commitment: BatchCommitment) -> bytes:
+    async def fetch_for_client(self, commitment: BatchCommitment) -> bytes:
         await trio.lowlevel.checkpoint()
         found = self.data.get(commitment.data_digest)
         if found is None:
@@ -137,7 +137,8 @@ class ContractNode(LoneNode):
             ports=WatchingPorts(
                 network=NoPeers(),
                 peers=tuple,
-                fetch=self.contracts.fetch,
+                fetch=self.contracts.fetch_for_client,
+                fetch_for_client=self.contracts.fetch_for_client,
                 transactions=transactions,
                 checkers=trio.CapacityLimiter(2),
                 is_behind=lambda: False,

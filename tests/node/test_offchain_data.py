@@ -277,6 +277,19 @@ async def test_fetching_what_nobody_has_says_so(node: Node) -> None:
         await node.availability.fetch(batch.commitment)
 
 
+async def test_clients_that_ask_for_what_nobody_gives_hold_up_no_work_of_the_node(node: Node) -> None:
+    batches = node.open()
+    wanted, withheld = batches.next(), batches.next()
+    serve(node, "silent", lambda digest: None if digest == withheld.commitment.data_digest else wanted.data)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2 * availability.MAX_AT_WORK):
+            nursery.start_soon(node.availability.fetch_for_client, withheld.commitment)
+        await until(lambda: len(node.network.asked) >= availability.MAX_AT_WORK)
+        with trio.fail_after(1):
+            assert await node.availability.fetch(wanted.commitment) == wanted.data
+        nursery.cancel_scope.cancel()
+
+
 # ---------------------------------------------------------------- keeping
 
 

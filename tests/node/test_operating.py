@@ -264,7 +264,9 @@ async def test_a_contract_is_closed_after_all_that_was_promised_stands_on_the_ch
         contract = world.chain.contract()
         assert (contract.status, contract.answered_count) == ("closed", 1)
         world.check(receipts)
+        assert operating.count == 1
         await until(operating._desks[CONTRACT].has_ended)
+        assert operating.count == 0
         (late,) = await operating.send(CONTRACT, [request(1, 2)])
         assert (late.reason, late.retry_ms) == ("contract_ended", 0)
         with pytest.raises(InvalidInput, match="closed"):
@@ -477,6 +479,8 @@ async def test_an_old_copy_of_the_journal_promises_nothing(world: World) -> None
             await until(operating.troubles)
             (outcome,) = await operating.send(CONTRACT, [request(1, 2)])
             assert outcome.reason == "not_operating"
+            with trio.fail_after(1), pytest.raises(InvalidInput, match="not operated"):
+                await operating.close(CONTRACT)
             assert world.chain.contract().batch_count == 2
     async with world.node():
         await world.ready()

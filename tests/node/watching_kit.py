@@ -152,6 +152,7 @@ class WatchedWorld:
                 network=self.network,
                 peers=lambda: self.peers,
                 fetch=self.fetch,
+                fetch_for_client=self.fetch,
                 transactions=transactions,
                 checkers=trio.CapacityLimiter(2),
                 is_behind=lambda: self.is_behind,
