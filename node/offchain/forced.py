@@ -15,28 +15,45 @@ from ledger.store import Store
 from ledger.transactions import check_shape, decode_batch
 
 
-def forced_request(store: Store, chain_id: bytes, contract: Contract, number: int) -> bytes:
-    """Return the bytes of the request that was forced as the `number`-th, deposits included.
+class ForcedRequests:
+    """One contract's forced requests. Microblocks may be full of them, so the one that was looked into last stays at hand."""
 
-    Raises `NotFound` when its row is cleared, and `StoreError` when the microblock that forced it does not hold it.
-    """
-    row = forced_at(store, contract, number)
-    contract_id = contract.terms.contract_id
-    if row is None:
-        raise NotFound(f"forced request {number} of contract {contract_id.hex()} is cleared")
-    if row.account:
-        return deposit_request(contract_id, row.deposit_sequence, row.account, row.amount_microcredit)
-    for raw in _transactions_at(store, row.height):
-        # Searched before it is decoded: a full microblock has two thousand transactions, and one of them is wanted.
-        if contract_id in raw:
-            body = check_shape(raw, chain_id).transaction.body
-            if (
-                isinstance(body, ForceOperation)
-                and body.contract_id == contract_id
-                and request_digest(body.request) == row.request_digest
-            ):
-                return body.request
-    raise StoreError(f"microblock {row.height} does not hold the request {row.request_digest.hex()} that it forced")
+    def __init__(self, store: Store, chain_id: bytes, contract_id: bytes) -> None:
+        self._store, self._chain_id, self._contract_id = store, chain_id, contract_id
+        self._block_hash: bytes | None = None
+        self._requests: dict[bytes, bytes] = {}
+
+    def get(self, contract: Contract, number: int) -> bytes:
+        """Return the bytes of the request that was forced as the `number`-th, deposits included.
+
+        Raises `NotFound` when its row is cleared, and `StoreError` when the microblock that forced it does not hold it.
+        """
+        row = forced_at(self._store, contract, number)
+        if row is None:
+            raise NotFound(f"forced request {number} of contract {self._contract_id.hex()} is cleared")
+        if row.account:
+            return deposit_request(self._contract_id, row.deposit_sequence, row.account, row.amount_microcredit)
+        block_hash = self._store.block_hash(row.height)
+        if block_hash is None or block_hash != self._block_hash:
+            self._requests = self._forced_at(row.height)
+            self._block_hash = block_hash
+        found = self._requests.get(row.request_digest)
+        if found is None:
+            raise StoreError(
+                f"microblock {row.height} does not hold the request {row.request_digest.hex()} that it forced"
+            )
+        return found
+
+    def _forced_at(self, height: int) -> dict[bytes, bytes]:
+        """Return by their digests the requests that a microblock forces on the contract."""
+        found: dict[bytes, bytes] = {}
+        for raw in _transactions_at(self._store, height):
+            # Searched before it is decoded: a full microblock has two thousand transactions, and few of them are wanted.
+            if self._contract_id in raw:
+                body = check_shape(raw, self._chain_id).transaction.body
+                if isinstance(body, ForceOperation) and body.contract_id == self._contract_id:
+                    found[request_digest(body.request)] = body.request
+        return found
 
 
 def _transactions_at(store: Store, height: int) -> list[bytes]:

@@ -172,9 +172,10 @@ class Offchain:
 def alarms_of(troubles: Mapping[bytes, str], heads: Sequence[WatchedHead], faults: Sequence[Fault]) -> tuple[str, ...]:
     """Return what somebody should look at, what is most urgent first: there may be many frauds of others that are over."""
     alarms = [f"contract {contract_id.hex()} is not operated: {trouble}" for contract_id, trouble in troubles.items()]
+    newest_first = faults[::-1]
     told = [
         f"contract {fault.contract_id.hex()}, batch {fault.number}: fraud, {fault.trouble or fault.stage}"
-        for fault in sorted(faults[::-1], key=lambda fault: fault.stage not in OPEN_STAGES)
+        for fault in sorted(newest_first, key=lambda fault: fault.stage not in OPEN_STAGES)
     ]
     unwatched = [
         f"contract {head.contract_id.hex()} is not watched after batch {head.number}: {head.detail or head.stage}"

@@ -71,8 +71,8 @@ class Replaying:
     ) -> None:
         """Take what executes and what keeps.
 
-        `fetch` gives what has to be executed again for an answer. `checkers` limits the threads that check signatures. `operated_start` gives
-        a state of a contract that this node operates, and may block.
+        `fetch` gives what has to be executed again for an answer. `checkers` limits the threads that check signatures. `operated_start`
+        gives a state of a contract that this node operates, and may block.
         """
         self._store = store
         self._chain_id = chain_id(store.genesis)

@@ -32,7 +32,7 @@ from ledger.offchain import InvalidRequest
 from ledger.store import Store
 from node.offchain.calls import Awaited, AwaitedRequests, Call, Pending
 from node.offchain.committing import Committing, Sender
-from node.offchain.forced import forced_request
+from node.offchain.forced import ForcedRequests
 from node.offchain.group_commit import GroupCommit, Write
 from node.offchain.journal_file import JournalFile, Line
 from node.offchain.recovering import OtherOperator, Recovered
@@ -95,6 +95,7 @@ class Serving:
         self.is_closing = False
         """Whether the open batch is cut at once and nothing more is taken."""
         self._forced = found.forced
+        self._forced_requests = ForcedRequests(ports.store, self._chain_id, contract_id)
         self._is_owing = False
         self._intake: deque[Pending] = deque()
         self._at_hand: deque[Pending] = deque()
@@ -290,28 +291,32 @@ class Serving:
             self._news = trio.Event()
             contract = contract_at(self._ports.store, self._contract_id)
             if contract is not None:
-                self._follow(contract)
+                await self._follow(contract)
             wait_s = self._cut_in_time()
             with trio.move_on_after(wait_s):
                 await self._news.wait()
 
-    def _follow(self, contract: Contract) -> None:
+    async def _follow(self, contract: Contract) -> None:
         """Take over what the chain has forced, then note what it has committed (R2)."""
         require_open(contract)
         operator = self.operator
         self._committing.check(contract, operator.number)
-        self._is_owing = not self._feed(contract)
+        self._is_owing = not await self._feed(contract)
         operator.committed(contract.batch_count - 1)
         if self._is_owing:
             # It found no room, and there may be some now: nothing that comes later is taken before it.
-            self._is_owing = not self._feed(contract)
+            self._is_owing = not await self._feed(contract)
 
-    def _feed(self, contract: Contract) -> bool:
+    async def _feed(self, contract: Contract) -> bool:
         """Execute what was forced and is not in the journal; False if it has to wait for the disk or the chain."""
-        operator = self.operator
+        operator, fed = self.operator, 0
         while self._forced < contract.forced_count:
+            if fed and fed % EXECUTED_AT_ONCE == 0:
+                self._is_owing = True
+                await trio.lowlevel.checkpoint()
+            fed += 1
             try:
-                raw = forced_request(self._ports.store, self._chain_id, contract, self._forced)
+                raw = self._forced_requests.get(contract, self._forced)
             except NotFound as error:
                 raise OtherOperator(f"{error}; this journal has not answered for it: it is an old copy") from error
             request = check_request(self._chain_id, self._contract_id, raw)

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An operator at a node, on a real disk and a chain in the process: what users, the chain and a broken disk may do to it."""
 
+import time
 from pathlib import Path
 
 import pytest
 import trio
+from trio.abc import Instrument
 
 from contracts.operator import OperatorLimits
 from contracts.requests import deposit_request, sign_request
 from ledger import testing
 from ledger.codec import encode
-from ledger.contract_bodies import CloseContract, CommitBatch
+from ledger.contract_bodies import CloseContract, CommitBatch, ForceOperation
 from ledger.errors import InvalidInput, NotFound, StoreError
 from ledger.offchain import MAX_FORCED
+from ledger.transactions import check_transaction
 from node.offchain import committing, serving
 from node.offchain.statuses import refused
 from tests.node.kit import until
@@ -226,13 +229,54 @@ async def test_what_is_forced_while_the_chain_is_slow_and_all_is_full_is_not_ans
         world.check([*receipts, accepted(late).signed])
 
 
+class Stalls(Instrument):
+    """Measures the longest time of the processor that one step of a task has taken from the event loop."""
+
+    def __init__(self) -> None:
+        self.longest_s, self._since_s = 0.0, time.thread_time()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._since_s = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.longest_s = max(self.longest_s, time.thread_time() - self._since_s)
+
+
+async def test_a_flood_of_forced_requests_holds_up_nothing_else_on_the_node(world: World) -> None:
+    world.chain.open()
+    flood = 600
+    forced = [request(1, number) for number in range(flood)]
+    key, first = testing.key(8), world.chain.mempool.next_nonce(testing.key(8).address)
+    expiry = world.chain.store.head().height + 50
+    raws = [
+        testing.signed(CHAIN, key, ForceOperation(CONTRACT, raw), first + number, expiry_height=expiry)
+        for number, raw in enumerate(forced)
+    ]
+    world.chain.commit(*(check_transaction(raw, testing.rules_of(CHAIN)) for raw in raws))
+    assert world.chain.contract().forced_count == flood
+    stalls = Stalls()
+    trio.lowlevel.add_instrument(stalls)
+    async with world.node(commits=False):
+        await world.ready()
+        serving_now = _serving(world)
+        await until(lambda: serving_now._forced >= 2 * MAX_FORCED)
+        await trio.sleep(0.2)
+        trio.lowlevel.remove_instrument(stalls)
+    assert stalls.longest_s < 0.03
+
+
+async def feed_nothing(*_: object) -> bool:
+    await trio.lowlevel.checkpoint()
+    return False
+
+
 async def test_nobody_overtakes_what_was_forced_and_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.chain.open()
     async with world.node() as operating:
         await world.ready()
         (before,) = await world.answered([request(1, 0)])
         with monkeypatch.context() as patch:
-            patch.setattr(serving.Serving, "_feed", lambda *_: False)
+            patch.setattr(serving.Serving, "_feed", feed_nothing)
             world.chain.fund(2)
             await until(lambda: _serving(world)._is_owing)
             outcomes = await operating.send(CONTRACT, [request(1, 0), request(1, 1), request(1, 2)])
