@@ -54,6 +54,8 @@ def status(node: NodeOption = None, json_output: JsonOption = False) -> None:
                 "agreement": found.agreement,
                 "storage": found.storage,
                 "access log": found.access_log,
+                "off-chain": f"contracts: {found.offchain.operated} operated, {found.offchain.watched} watched; "
+                f"{found.offchain.data_bytes} bytes of data ({found.offchain.data})",
                 "started": moment(found.started_ms),
             }
         )

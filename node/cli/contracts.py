@@ -2,6 +2,7 @@
 """`spchain contract`: contracts and machines. Other verbs: `contract_requests`, `contract_credits`, `contract_proofs`."""
 
 import json
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,9 @@ from node.cli.shell import (
     emit,
     facts,
     moment,
+    note,
     table,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -126,6 +129,8 @@ def open_(
         signer = actor(client, key, passphrase_file)
         amount = minimum_bond(signer) if bond is None else bond
         done = open_contract(signer, chosen, encoded, amount, timeout)
+        if client.status().address != signer.identity.address:
+            warn(f"this node has another key; requests are served only while a node runs with {key}")
     answer = {**done.model_dump(mode="json"), "bond_microcredit": amount}
     emit(answer, lambda: typer.echo(f"opened contract {done.contract_id.hex()} at height {done.height}"))
 
@@ -164,7 +169,7 @@ def show(
         facts({**_contract_facts(found, operator), "watched": _watched(watch), **cost_facts(cost)})
         if inside is not None:
             typer.echo()
-            facts(_account_facts(inside))
+            facts(_account_facts(found, inside))
 
     emit(answer, human)
 
@@ -198,7 +203,7 @@ def _watched(watch: "ContractWatch") -> str:
     )
 
 
-def _account_facts(inside: "ContractAccount") -> dict[str, object]:
+def _account_facts(contract: "Contract", inside: "ContractAccount") -> dict[str, object]:
     found: dict[str, object] = {
         "account": inside.account.hex(),
         "next operation": "the operator cannot be asked" if inside.next_sequence is None else inside.next_sequence,
@@ -209,13 +214,19 @@ def _account_facts(inside: "ContractAccount") -> dict[str, object]:
             f"{inside.withdrawn_microcredit} microcredits, {inside.claimed_microcredit} of them paid out"
         )
         found["can claim"] = f"{inside.owed_microcredit} microcredits now"
+    elif contract.takes_deposits:
+        why = "nobody here can execute its batches" if contract.final_count else "no batch is final yet"
+        found["holds"] = f"not known: {why}"
     return found
 
 
 @app.command()
 def batches(
     contract: ContractArgument,
-    start: Annotated[int, typer.Option("--from", help="First batch wanted.", min=0)] = 0,
+    start: Annotated[
+        int | None, typer.Option("--from", help="First batch wanted; else the newest are shown.", min=0)
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Most batches wanted.", min=1)] = 100,
     node: NodeOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -225,7 +236,9 @@ def batches(
     """
     del json_output
     with connect(node) as client:
-        found = list(client.contracts.batches(contract_in(client, contract).contract_id, start))
+        whole = contract_in(client, contract)
+        first = max(0, whole.batch_count - limit) if start is None else start
+        found = list(islice(client.contracts.batches(whole.contract_id, first), limit))
     rows = [
         (
             each.number,
@@ -241,4 +254,6 @@ def batches(
         for each in found
     ]
     columns = ("BATCH", "STATUS", "HEIGHT", "FINAL AT", "REQUESTS", "OPERATIONS", "FORCED", "DATA", "UNTIL")
-    emit([each.model_dump(mode="json") for each in found], lambda: table(columns, rows, "no batches yet"))
+    emit([each.model_dump(mode="json") for each in found], lambda: table(columns, rows, "no batches there"))
+    if found and len(found) < whole.batch_count:
+        note(f"{len(found)} of {whole.batch_count} batches; see --from and --limit for the others")

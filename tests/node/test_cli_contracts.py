@@ -92,6 +92,12 @@ def test_a_status_says_how_far_an_operation_is_and_what_that_rests_on(spchain: S
     assert [row["number"] for row in rows] == list(range(len(rows)))
     assert rows[status["batch"]]["status"] == "final"
     assert "FINAL AT" in spchain("contract", "batches", contract).stdout
+    assert len(rows) > 1
+    newest = spchain("contract", "batches", contract, "--limit", "1")
+    assert newest.stdout.splitlines()[1].split()[0] == str(rows[-1]["number"])
+    assert "--from" in newest.stderr
+    first = answer(spchain("contract", "batches", contract, "--from", "0", "--limit", "1", "--json"))
+    assert [row["number"] for row in first] == [0]
 
 
 def test_what_an_operation_costs_is_shown_with_who_pays(spchain: Spchain) -> None:
@@ -189,8 +195,10 @@ def test_a_contract_that_nobody_operates_is_frozen_and_everything_comes_back(
     spchain: Spchain, client: NodeClient
 ) -> None:
     parameters = '{"largest_payment_microcredit": 1000}'
-    done = answer(spchain("contract", "open", "micro_fees", parameters, "--key", "carol.json", "--json"))
-    contract = done["contract_id"]
+    opening = spchain("contract", "open", "micro_fees", parameters, "--key", "carol.json", "--json")
+    assert "only while a node runs with carol.json" in opening.stderr
+    contract = answer(opening)["contract_id"]
+    assert "not known: no batch is final yet" in spchain("contract", "show", contract, "--account", "bob.json").stdout
     before = client.account(ALICE.address).balance_microcredit
     answer(spchain("contract", "fund", contract, "70000", "--key", "alice.json", "--json"))
     shown = answer(spchain("contract", "show", contract, "--json"))
