@@ -150,9 +150,9 @@ class ContractDesk:
                 await trio.sleep(RECOVER_S)
             except (OtherOperator, InvalidInput) as error:
                 self._log_trouble("a contract cannot be operated here", error)
-                await trio.sleep_forever()
+                await self._until_ended()
             except Ended as end:
-                self.ended = str(end)
+                self.ended, self.trouble = str(end), ""
                 log.info("a contract has ended", contract=self._contract_id.hex(), how=self.ended)
         try:
             await self._committing.run_down()
@@ -191,6 +191,10 @@ class ContractDesk:
             await serving.run()
         finally:
             self._serving = None
+
+    async def _until_ended(self) -> None:
+        while (contract := self._contract()) is None or contract.status == "open":
+            await self.moved()
 
     def _contract(self) -> Contract | None:
         return contract_at(self._ports.store, self._contract_id)

@@ -531,6 +531,20 @@ async def test_an_old_copy_of_the_journal_promises_nothing(world: World) -> None
         await world.answered([request(1, 2)])
 
 
+async def test_a_contract_whose_journal_is_gone_is_no_trouble_any_more_once_it_has_ended(world: World) -> None:
+    world.chain.open()
+    async with world.node():
+        await world.ready()
+        await world.answered([request(1, 0)])
+        await world.all_committed()
+    async with world.node(path=world.path.with_name("gone")) as operating:
+        await until(operating.troubles)
+        assert world.chain.act(OPERATOR, CloseContract(CONTRACT)).reason == ""
+        await until(lambda: not operating.troubles())
+        (outcome,) = await operating.send(CONTRACT, [request(1, 1)])
+        assert outcome.reason == "contract_ended"
+
+
 async def test_two_contracts_share_the_journal_and_not_their_failures(world: World) -> None:
     world.chain.open()
     second = world.chain.open(OPENED.__class__(1, "micro_fees", 1, OPENED.parameters, 20_000)).terms.contract_id
