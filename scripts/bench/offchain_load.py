@@ -25,7 +25,8 @@ CALL_INTERVAL_S = 0.02
 CALL_TIMEOUT_S = 30.0
 BUSY_S = 0.1
 """Pause of a gateway whose requests were refused for the moment."""
-_decode_receipt = decoder(SignedReceipt, 1024, name="receipt", own=True)
+decode_receipt = decoder(SignedReceipt, 1024, name="receipt", own=True)
+"""Decode a receipt as a node's API gives it; raises `InvalidInput`."""
 
 
 class _Outcome(msgspec.Struct):
@@ -69,7 +70,7 @@ class Receipted:
 
     def signed(self) -> SignedReceipt:
         """Return the receipt; raises `InvalidInput` for what is none."""
-        return _decode_receipt(self.receipt)
+        return decode_receipt(self.receipt)
 
 
 @dataclass
