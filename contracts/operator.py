@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import msgspec
 
 from contracts.batch_data import ITEM_OVERHEAD_BYTES, BatchItem, commit, item_of
-from contracts.execution import WRONG_SEQUENCE, execute, next_sequence
+from contracts.execution import MAX_STATE_ENTRIES, WRONG_SEQUENCE, execute, next_sequence, sequence_key
 from contracts.journal import Accepted, Cut, JournalEntry
 from contracts.machine import Outcome
 from contracts.registry import Registry
@@ -221,6 +221,7 @@ class Operator:
         self, place: Place, request: CheckedRequest, *, apply: bool = False
     ) -> tuple[RequestLeaf, tuple[Outcome, ...]]:
         executed = execute(self._bound, place, request, self.state)
+        self._require_effect(place, request, executed.outcomes)
         replay = executed.replay
         total = (self._items[-1].operation_total if place.index else 0) + replay.operation_count
         if apply:
@@ -228,6 +229,15 @@ class Operator:
             self._changed.update(replay.changes)
         leaf = RequestLeaf(request.digest, place.time_ms, total, replay.outcomes_digest, self.state.root())
         return leaf, executed.outcomes
+
+    def _require_effect(self, place: Place, request: CheckedRequest, outcomes: tuple[Outcome, ...]) -> None:
+        """Refuse what would leave nothing but an entry for its sender, once half of the room is taken: keys cost strangers nothing."""
+        is_roomy = len(self.state) <= MAX_STATE_ENTRIES // 2
+        if is_roomy or place.is_forced or any(outcome.is_done for outcome in outcomes):
+            return
+        if self.state.get(sequence_key(request.sender)) is None:
+            why = f"{outcomes[0].code}: none of its operations takes effect"
+            raise InvalidRequest(f"{why}, and its sender has done nothing in this contract yet")
 
     def _remember(self, request: CheckedRequest, position: int, accepted: Accepted) -> None:
         if accepted.outcomes[0].code == WRONG_SEQUENCE:

@@ -14,6 +14,7 @@ from contracts.execution import WRONG_SEQUENCE, next_sequence
 from contracts.journal import Accepted, Cut, JournalEntry, decode_entry, encode_entry
 from contracts.machines.micro_fees import Pay
 from contracts.operator import AlreadyAccepted, Answer, Batch, Busy, Operator, OperatorLimits, Start
+from contracts.requests import deposit_request, sign_request
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.errors import InvalidInput, StoreError
 from ledger.offchain import MAX_FORCED, InvalidRequest, is_signed_receipt
@@ -368,3 +369,22 @@ def test_a_start_from_a_state_that_is_not_the_journals_is_told() -> None:
     operator = Operator(kit.CHAIN_ID, kit.TERMS, kit.OPERATOR, kit.REGISTRY, LIMITS, start)
     with pytest.raises(StoreError):
         operator.recover(map(decode_entry, disk.synced))
+
+
+def test_strangers_whose_requests_come_to_nothing_fill_no_more_than_half_of_the_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("contracts.operator.MAX_STATE_ENTRIES", 8)
+    desk, idle = kit.Desk(), payment(5)
+
+    def request(user: int, *operations: object) -> bytes:
+        return sign_request(kit.CHAIN_ID, key(user), kit.CONTRACT, 0, operations)
+
+    for user in range(10, 14):
+        assert desk.send(request(user, idle)).outcomes[0].code == "insufficient_balance"
+    with pytest.raises(InvalidRequest, match="insufficient_balance: none of its operations takes effect"):
+        desk.send(request(14, idle))
+    assert len(desk.operator.state) == 5, "four senders and their count"
+    desk.send(deposit_request(kit.CONTRACT, 0, key(14).address, 50), is_forced=True)
+    assert desk.send(request(14, idle)).outcomes[0].is_done, "nobody is shut out who has something to do here"
+    assert desk.send(request(15, idle), is_forced=True).outcomes[0].code == "insufficient_balance"
