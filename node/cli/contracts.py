@@ -204,12 +204,14 @@ def _watched(watch: "ContractWatch") -> str:
 
 
 def _account_facts(contract: "Contract", inside: "ContractAccount") -> dict[str, object]:
+    unknown = "the operator cannot be asked" if contract.status == "open" else "none: the contract has ended"
     found: dict[str, object] = {
         "account": inside.account.hex(),
-        "next operation": "the operator cannot be asked" if inside.next_sequence is None else inside.next_sequence,
+        "next operation": unknown if inside.next_sequence is None else inside.next_sequence,
     }
     if inside.batch is not None:
-        found["holds"] = f"{inside.balance_microcredit} microcredits at batch {inside.batch}, the newest final one"
+        held = f"{inside.balance_microcredit} microcredits at batch {inside.batch}, the newest final one"
+        found["holds"] = held + (", which were paid out" if inside.is_settled else "")
         found["withdrawn"] = (
             f"{inside.withdrawn_microcredit} microcredits, {inside.claimed_microcredit} of them paid out"
         )
