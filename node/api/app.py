@@ -61,7 +61,7 @@ def create_app(node: Served, config: NodeConfig) -> ASGIApp:
     app.include_router(sharing_routes(node, budget, token))
     app.include_router(proof_routes(node))
     app.include_router(contract_routes(node))
-    app.include_router(inner_routes(node))
+    app.include_router(inner_routes(node, token))
     app.include_router(contract_act_routes(node, budget, token))
     for kind in (SpchainError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)

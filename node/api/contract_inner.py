@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
+from starlette.requests import Request
 
 from contracts.shipped import MACHINES
 from ledger.codec import Uint, decoder, encode
@@ -22,14 +23,15 @@ from node.api.contract_views import ContractViews
 from node.api.contracts import Number
 from node.api.errors import Problem
 from node.api.served import Served
+from node.api.tokens import authorise
 
 _DIGEST_BYTES = 32
 _decode_amount = decoder(Uint, 16, name="amount")
 Index = Annotated[int, Path(ge=0, lt=MAX_BATCH_LEAVES)]
 
 
-def inner_routes(node: Served) -> APIRouter:
-    """Return the routes about accounts, requests and proofs."""
+def inner_routes(node: Served, token: bytes | None) -> APIRouter:
+    """Return the routes about accounts, requests and proofs; with a token, what may take executing batches again must carry it."""
     router = APIRouter(tags=["contracts"])
     shown = ContractViews(node.store, MACHINES)
     costs = Costs(node.store)
@@ -39,6 +41,7 @@ def inner_routes(node: Served) -> APIRouter:
 
     @router.get("/v1/contracts/{contract}/accounts/{address}")
     async def account(
+        request: Request,
         contract: str,
         address: str,
         credits_wanted: Annotated[
@@ -49,6 +52,8 @@ def inner_routes(node: Served) -> APIRouter:
         ] = False,
     ) -> models.ContractAccount:
         """An account inside a contract: the number of its next operation and, if wanted, its credits by the newest final batch."""
+        if credits_wanted:
+            authorise(request, token)
         found, key = of(contract), parse_hex(address, ADDRESS_BYTES, "address")
         return await _account(node, shown, found, key, with_credits=credits_wanted)
 
@@ -69,8 +74,9 @@ def inner_routes(node: Served) -> APIRouter:
         return models.RequestProof(request=proved.request, proof=encode(proved.proof))
 
     @router.get("/v1/contracts/{contract}/batches/{number}/state/{key}")
-    async def state(contract: str, number: Number, key: str) -> models.ValueProof:
+    async def state(request: Request, contract: str, number: Number, key: str) -> models.ValueProof:
         """A state key's value at the end of a batch, with its proof; `key` in hexadecimal, its kind's letter included."""
+        authorise(request, token)
         contract_id, wanted = of(contract).terms.contract_id, _state_key(key)
         shown.batch(of(contract), number)
         entry = await node.offchain.watching.prove_key(contract_id, number, wanted)

@@ -242,10 +242,10 @@ def test_an_operator_closes_after_all_that_it_promised_is_on_the_chain(
     }
     assert paid == {"alice": 99_600, "bob": 400}
     refused(spchain("contract", "claim", contract, "--key", "bob.json"), 5, "owes account")
-    shown = spchain("contract", "show", contract, "--account", "bob.json").stdout
-    assert "400 microcredits at batch" in shown
-    assert "which were paid out" in shown
-    assert "none: the contract has ended" in shown
+    words = spchain("contract", "show", contract, "--account", "bob.json").stdout
+    assert "400 microcredits at batch" in words
+    assert "which were paid out" in words
+    assert "none: the contract has ended" in words
     assert node.store.head().height > 0
 
 

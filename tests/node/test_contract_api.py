@@ -149,6 +149,11 @@ def test_with_a_token_only_those_who_have_it_make_the_node_work(tmp_path: Path) 
             assert_problem(http.post(path, content=b"\xc1", headers=headers), 401)
             right = {**headers, "authorization": "Bearer s3cret-s3cret-s3cret-s3cret-s3cret"}
             assert_problem(http.post(path, content=b"\xc1", headers=right), 404)
+        # To execute batches again takes seconds of a core.
+        of = f"/v1/contracts/{'77' * 32}"
+        for path in (f"{of}/batches/0/state/6d", f"{of}/accounts/{ALICE.address.hex()}?credits=true"):
+            assert_problem(http.get(path), 401)
+            assert_problem(http.get(path, headers={"authorization": right["authorization"]}), 404)
         assert http.get("/v1/contracts").json() == {"contracts": [], "next_start": None}
 
 
