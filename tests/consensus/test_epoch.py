@@ -201,8 +201,11 @@ def test_a_solution_buys_one_draw_of_the_leaders_and_not_one_per_millisecond_or_
     assert len(variants) > 2_000
     assert len({signed.signature for signed in variants}) == len(variants)
     valid = [signed for signed in variants if is_valid(HARD, signed)]
-    assert len(valid) == 20, "one keyblock with as many signatures as one likes"
-    assert {signed.keyblock for signed in valid} == {SOLVED}
+    assert sum(signed.keyblock == SOLVED for signed in valid) == 20, "one keyblock with as many signatures as one likes"
+    # Another time is another puzzle: one in 65 536 has a solution there by chance, which is then a draw that was worked for.
+    others = [signed for signed in valid if signed.keyblock != SOLVED]
+    assert len(others) <= 3
+    assert all(puzzle_hash(signed.keyblock) < HARD.record.target for signed in others)
 
 
 def is_valid(epoch: Epoch, signed: SignedKeyblock) -> bool:
