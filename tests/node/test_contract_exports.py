@@ -11,6 +11,7 @@ import pytest
 import trio
 from typer.testing import Result
 
+from contracts.batch_data import open_data, prove_leaf
 from contracts.operator import Answer
 from ledger.codec import encode
 from ledger.contract_state import CommittedBatch, contract_key
@@ -21,6 +22,7 @@ from ledger.state import CONTRACT_BATCHES, State
 from ledger.testing import key
 from node.client import NodeClient
 from node.contract_requests import KeptAnswer
+from node.offchain.contract_proofs import ProvedRequest
 from node.offchain.statuses import RequestStatus, SendOutcome, status_at
 from tests.node.api_kit import LoneNode, NoContracts, config_for, serving
 from tests.node.care_cli import answer, refused, run
@@ -62,11 +64,15 @@ class Published(NoContracts):
         assert found is not None
         return found
 
-    async def fetch(self, commitment: BatchCommitment) -> bytes:
+    async def fetch_for_client(self, commitment: BatchCommitment) -> bytes:
         await trio.lowlevel.checkpoint()
         if commitment.number in self.gone:
             raise NotFound(f"data {commitment.data_digest.hex()} is not here")
         return self.contract.batches[commitment.number].data
+
+    async def prove_request(self, contract_id: bytes, number: int, index: int) -> ProvedRequest:
+        data = open_data(self.row(number).commitment, await self.fetch_for_client(self.row(number).commitment))
+        return ProvedRequest(data.items[index].request, prove_leaf(data, index))
 
     async def prove_key(self, contract_id: bytes, number: int, key: bytes) -> WitnessEntry:
         await trio.lowlevel.checkpoint()
