@@ -80,7 +80,8 @@ class NodeConfig(BaseModel):
     erase_labelled: bool = False
     """Whether to erase the ciphertext of a record once a label allows it with the patient's permission, and to confirm it on the chain."""
     offchain_data_bytes: Annotated[int, Field(ge=256 * _MIB)] = 16 * _GIB
-    """Most bytes of off-chain batches' data kept here; a member that has no room left votes for no further batches."""
+    """Most bytes of off-chain batches' data kept here; a member that has no room left votes for no further batches, and for none of an
+    operator whose data takes more than it leaves free (alone: half of this)."""
     watch: bool = True
     """Whether to execute the batches of all off-chain contracts again, and to challenge those that are wrong."""
     access_log_contract: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|off)?$")] = ""

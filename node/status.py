@@ -25,7 +25,8 @@ class OffchainStatus(msgspec.Struct, frozen=True):
     data_bytes: int = 0
     """Size of the data of batches that is kept here."""
     data: str = "ok"
-    """"ok", or why the data of further batches cannot be kept: then this node votes for no commitments."""
+    """"ok", or why the data of further batches cannot be kept: then this node votes for no commitments, or for none of an operator that
+    is named there."""
     batches_lost: int = 0
     """Batches whose data should be here and was nowhere to be had when the node last looked."""
     operated: int = 0

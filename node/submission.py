@@ -45,9 +45,9 @@ class Submission:
         mempool: Mempool,
         batcher: Batcher,
         checkers: trio.CapacityLimiter,
-        holds_data: Callable[[BatchCommitment], Awaitable[bool]],
+        holds_data: Callable[[bytes, BatchCommitment], Awaitable[bool]],
     ) -> None:
-        """`holds_data` tells whether the data of a commitment is here and fits it."""
+        """`holds_data` tells whether the data of a commitment, signed with a public key, is here and fits it."""
         self._chain = chain_of(store.genesis)
         self._store = store
         self._pool = pool
@@ -80,8 +80,10 @@ class Submission:
 
     async def _with_data(self, item: CheckedTransaction | Rejection) -> CheckedTransaction | Rejection:
         """Return a transaction, or why not if it is a commitment whose data is not here: then nobody could fetch it from here."""
-        body = item.transaction.body if isinstance(item, CheckedTransaction) else None
-        if not isinstance(body, CommitBatch) or await self._holds_data(body.commitment):
+        if not isinstance(item, CheckedTransaction) or not isinstance(item.transaction.body, CommitBatch):
+            return item
+        body = item.transaction.body
+        if await self._holds_data(item.transaction.sender, body.commitment):
             return item
         digest, number = body.commitment.data_digest.hex(), body.commitment.number
         return Rejection(

@@ -19,6 +19,7 @@ from ledger.offchain import MAX_DATA_BYTES, BatchCommitment, data_digest
 from ledger.state import StateReader
 from node.offchain.data_store import DataStore, Use
 from node.offchain.readiness import Owed, Readiness
+from node.offchain.shares import NAMED_TIMES, Shares
 from node.sync import Asker
 from node.wire import REQUEST_BATCH_DATA
 from p2p.errors import NotAvailable, RequestFailed
@@ -91,6 +92,7 @@ class Availability:
         self._copies = copies
         self._changed = changed
         self._wake = trio.Event()
+        self._shares = Shares(data)
         self._running: dict[BatchCommitment, bool] = {}
         self._attempts: dict[BatchCommitment, _Attempts] = {}
         self._for_peers = trio.CapacityLimiter(MAX_ANSWERS)
@@ -98,9 +100,13 @@ class Availability:
         self._for_clients = trio.CapacityLimiter(MAX_AT_WORK)
         self.removing = trio.Lock()
         """Held while data is removed, and while it is judged whether it is here."""
-        self.trouble = ""
-        """Why data cannot be kept; empty while it can."""
+        self._trouble = ""
         readiness.on_owed = self._look_again
+
+    @property
+    def trouble(self) -> str:
+        """Why data cannot be kept, or whose; empty while all can."""
+        return self._trouble or self._shares.trouble
 
     # ------------------------------------------------------------------ for others
 
@@ -128,11 +134,15 @@ class Availability:
         raw = await self.fetch(commitment)
         if not await trio.to_thread.run_sync(_fits, commitment, raw):
             raise InvalidInput(f"the data of batch {commitment.number} does not fit its commitment")
-        await trio.to_thread.run_sync(self._data.put, commitment.data_digest, raw, _use_of(commitment))
+        await trio.to_thread.run_sync(self._data.put, commitment.data_digest, raw, self._use_of(commitment))
 
-    async def holds(self, commitment: BatchCommitment) -> bool:
-        """Tell whether a commitment's data is here and fits it; what admission asks before a commitment goes out."""
+    async def holds(self, sender: bytes, commitment: BatchCommitment) -> bool:
+        """Tell whether data is here and fits the commitment that the holder of a public key signed; asked before it goes out."""
         verdict = self._readiness.verdict(commitment)
+        if verdict is None and sender != self._operator_of(commitment):
+            # Nothing is noted for it: a stranger could make data count to an operator's share that the operator never published.
+            raw = await self._from_here(commitment)
+            return raw is not None and await trio.to_thread.run_sync(_fits, commitment, raw)
         if verdict is None:
             try:
                 verdict = await self._judge_here(commitment)
@@ -194,7 +204,7 @@ class Availability:
         commitment = one.commitment
         try:
             if await self._judge_here(commitment) is None:
-                await self._bring_from_peers(commitment, 0 if one.is_named else SPARE_BYTES)
+                await self._bring_from_peers(one)
             self._attempts.pop(commitment, None)
         except (NotFound, StoreError) as error:
             count = self._attempts[commitment].count if commitment in self._attempts else 0
@@ -220,8 +230,9 @@ class Availability:
             self._is_in_trouble(str(error))
             return None
 
-    async def _bring_from_peers(self, commitment: BatchCommitment, spare: int) -> None:
-        if not self.has_room(commitment, spare):
+    async def _bring_from_peers(self, one: Owed) -> None:
+        commitment = one.commitment
+        if not (self.has_room(commitment, 0, NAMED_TIMES) if one.is_named else self.has_room(commitment, SPARE_BYTES)):
             raise StoreError(self.trouble)
         raw = await self._fetch_from_any(commitment)
         await self._judge(commitment, raw)
@@ -231,7 +242,7 @@ class Availability:
         is_good = await trio.to_thread.run_sync(_fits, commitment, raw)
         if is_good:
             try:
-                await trio.to_thread.run_sync(self._data.put, commitment.data_digest, raw, _use_of(commitment))
+                await trio.to_thread.run_sync(self._data.put, commitment.data_digest, raw, self._use_of(commitment))
             except StoreError as error:
                 self._is_in_trouble(str(error))
                 raise
@@ -242,30 +253,42 @@ class Availability:
             self._changed()
         return is_good
 
-    def has_room(self, commitment: BatchCommitment, spare: int) -> bool:
-        """Tell whether a batch's data would be kept, with room to spare; says so to the operator if not."""
+    def has_room(self, commitment: BatchCommitment, spare: int, times: int = 1) -> bool:
+        """Tell whether a batch's data would be kept, with room to spare, within its operator's share; says so in the status if not.
+
+        `times` is how many times what is left free the operator's data may take.
+        """
         if self._data.has_room(commitment.data_bytes, spare):
-            return True
+            operator = self._operator_of(commitment)
+            return operator is None or self._shares.has_room(operator, commitment.data_bytes, spare, times)
         detail = f"{self._data.total_bytes} of {self._data.capacity_bytes} bytes are taken"
         self._is_in_trouble(f"no room for further off-chain data: {detail}; raise offchain_data_bytes")
         return False
 
     def _is_in_trouble(self, trouble: str) -> None:
-        if trouble and not self.trouble:  # once, not per batch: the log may lie on the same full disk
+        if trouble and not self._trouble:  # once, not per batch: the log may lie on the same full disk
             log.warning(
                 "off-chain data cannot be kept; commitments that rest on it get no vote of this node", why=trouble
             )
-        elif self.trouble and not trouble:
+        elif self._trouble and not trouble:
             log.info("off-chain data can be kept again")
-        self.trouble = trouble
+        self._trouble = trouble
+
+    def _operator_of(self, commitment: BatchCommitment) -> bytes | None:
+        contract = contract_at(self._store, commitment.contract_id)
+        return contract.terms.operator if contract is not None else None
+
+    def _use_of(self, commitment: BatchCommitment) -> Use | None:
+        operator = self._operator_of(commitment)
+        return Use(commitment.contract_id, commitment.number, operator) if operator is not None else None
 
     # ------------------------------------------------------------------ peers
 
     def _ordered_peers(self, commitment: BatchCommitment) -> list[str]:
         """Return the peers: the operator, those that keep final data, other members, the rest."""
         peers, committee = self._peers(), self._committee()
-        contract = contract_at(self._store, commitment.contract_id)
-        operator = [address_of(contract.terms.operator)] if contract is not None else []
+        key = self._operator_of(commitment)
+        operator = [address_of(key)] if key is not None else []
         keepers = holders(commitment.data_digest, committee, self._copies)
         order = dict.fromkeys([*operator, *keepers, *committee, *peers])
         return [peers[address] for address in order if address in peers]
@@ -315,10 +338,6 @@ def _fits(commitment: BatchCommitment, raw: bytes) -> bool:
     except InvalidInput:
         return False
     return True
-
-
-def _use_of(commitment: BatchCommitment) -> Use:
-    return Use(commitment.contract_id, commitment.number)
 
 
 def _named(commitment: BatchCommitment) -> dict[str, object]:

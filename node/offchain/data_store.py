@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The published data of batches that this node keeps: by digest, bounded, and which batches rest on each.
+"""The published data of batches that this node keeps: by digest, bounded, which batches rest on each, and how much is whose.
 
 R1 `put` returns when the data survives a loss of power: an operator submits a commitment, and a member votes for it, only then.
 R2 What is read is what was put: its digest is checked on every read, and damaged data is removed, so that it is fetched again.
@@ -7,7 +7,9 @@ R2 What is read is what was put: its digest is checked on every read, and damage
 All calls block; they are safe from several worker threads.
 """
 
+import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Self
@@ -21,7 +23,7 @@ from records.sqlite_file import SqliteFile
 
 log = structlog.get_logger()
 
-_FORMAT = 1
+_FORMAT = 2
 # What sums and sweeps read stands apart from the data, and takes 50 bytes.
 _SCHEMA = """
 CREATE TABLE data (
@@ -39,6 +41,7 @@ CREATE TABLE uses (
     digest BLOB NOT NULL,
     contract_id BLOB NOT NULL,
     number INTEGER NOT NULL,
+    operator BLOB NOT NULL,
     PRIMARY KEY (digest, contract_id, number)
 ) WITHOUT ROWID
 """
@@ -55,6 +58,8 @@ class Use(msgspec.Struct, frozen=True):
     """The contract."""
     number: int
     """The batch."""
+    operator: bytes
+    """Public key of the contract's operator, to whose share the data counts."""
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -90,6 +95,9 @@ class DataStore:
         self._writing = threading.Lock()
         with self._file.transaction() as connection:
             self._total_bytes = int(connection.execute("SELECT coalesce(sum(size), 0) FROM kept").fetchone()[0])
+            owned = "SELECT DISTINCT operator, digest FROM uses"
+            sums = f"SELECT operator, sum(size) FROM ({owned}) JOIN kept USING (digest) GROUP BY operator"  # noqa: S608 -- our own words
+            self._by_operator = Counter({bytes(operator): int(size) for operator, size in connection.execute(sums)})
 
     def close(self) -> None:
         """Let another process open the file."""
@@ -105,6 +113,10 @@ class DataStore:
     def total_bytes(self) -> int:
         """Sum of the sizes of all data."""
         return self._total_bytes
+
+    def bytes_of(self, operator: bytes) -> int:
+        """Return the size of all data that batches of an operator rest on; data that several operators publish counts to each."""
+        return self._by_operator[operator]
 
     def has_room(self, size: int, spare: int = 0) -> bool:
         """Tell whether data of a size would be kept, and leave room to spare."""
@@ -130,11 +142,15 @@ class DataStore:
                         )
                     connection.execute("INSERT INTO data VALUES (?, ?)", (digest, data))
                     connection.execute("INSERT INTO kept (digest, size) VALUES (?, ?)", (digest, len(data)))
+                charged: bytes | None = None
                 if use is not None and use.number <= _MAX_NUMBER:
-                    place = (digest, use.contract_id, use.number)
-                    connection.execute("INSERT OR IGNORE INTO uses VALUES (?, ?, ?)", place)
+                    charged = None if use.operator in _owners(connection, digest) else use.operator
+                    row = (digest, use.contract_id, use.number, use.operator)
+                    connection.execute("INSERT OR IGNORE INTO uses VALUES (?, ?, ?, ?)", row)
             if known is None:
                 self._total_bytes += len(data)
+            if charged is not None:
+                self._by_operator[charged] += len(data)
 
     def get(self, digest: bytes) -> bytes | None:
         """Return data that is here; None for damaged data too, which is removed. Raises `StoreError`."""
@@ -164,13 +180,39 @@ class DataStore:
         keys = [(digest,) for digest in digests]
         with self._writing:
             freed = 0
+            freed_of: Counter[bytes] = Counter()
             with self._file.transaction() as connection:
                 for key in keys:
                     found = connection.execute("SELECT size FROM kept WHERE digest = ?", key).fetchone()
-                    freed += found[0] if found is not None else 0
+                    size = int(found[0]) if found is not None else 0
+                    freed += size
+                    freed_of.update(dict.fromkeys(_owners(connection, key[0]), size))
                     for table in ("data", "kept", "uses"):
                         connection.execute(f"DELETE FROM {table} WHERE digest = ?", key)  # noqa: S608 -- our own names
             self._total_bytes -= freed
+            self._discharge(freed_of)
+
+    def end_uses(self, digest: bytes, uses: Collection[Use]) -> None:
+        """Note that batches rest on some data no more, which stays for others: it counts to their operators only. Raises `StoreError`."""
+        with self._writing:
+            freed_of: Counter[bytes] = Counter()
+            with self._file.transaction() as connection:
+                found = connection.execute("SELECT size FROM kept WHERE digest = ?", (digest,)).fetchone()
+                before = _owners(connection, digest)
+                gone = "DELETE FROM uses WHERE digest = ? AND contract_id = ? AND number = ?"
+                for use in uses:
+                    connection.execute(gone, (digest, use.contract_id, use.number))
+                if found is not None:
+                    freed_of.update(dict.fromkeys(before - _owners(connection, digest), int(found[0])))
+            self._discharge(freed_of)
+
+    def _discharge(self, freed_of: Counter[bytes]) -> None:
+        for operator, size in freed_of.items():
+            left = self._by_operator[operator] - size
+            if left:
+                self._by_operator[operator] = left
+            else:
+                self._by_operator.pop(operator, None)  # nothing is remembered of who has nothing here
 
     def lacking(self, digests: Collection[bytes]) -> set[bytes]:
         """Return those of the digests whose data is not here. Raises `StoreError`."""
@@ -181,13 +223,16 @@ class DataStore:
     def due(self, height: int, limit: int) -> list[Kept]:
         """Return up to `limit` data that is to be looked at up to a height. Raises `StoreError`."""
         rows = "SELECT digest, since_height FROM kept WHERE look_height <= ? ORDER BY look_height LIMIT ?"
-        uses = "SELECT contract_id, number FROM uses WHERE digest = ?"
+        uses = "SELECT contract_id, number, operator FROM uses WHERE digest = ?"
         with self._file.transaction() as connection:
             return [
                 Kept(
                     bytes(digest),
                     since,
-                    tuple(Use(bytes(contract), number) for contract, number in connection.execute(uses, (digest,))),
+                    tuple(
+                        Use(bytes(contract), number, bytes(operator))
+                        for contract, number, operator in connection.execute(uses, (digest,))
+                    ),
                 )
                 for digest, since in connection.execute(rows, (height, limit)).fetchall()
             ]
@@ -198,3 +243,9 @@ class DataStore:
             for look in looks:
                 row = (look.since_height, look.next_height, look.digest)
                 connection.execute("UPDATE kept SET since_height = ?, look_height = ? WHERE digest = ?", row)
+
+
+def _owners(connection: sqlite3.Connection, digest: bytes) -> set[bytes]:
+    """Return the operators whose batches rest on some data."""
+    rows = connection.execute("SELECT DISTINCT operator FROM uses WHERE digest = ?", (digest,))
+    return {bytes(operator) for (operator,) in rows}

@@ -79,7 +79,7 @@ class Keeping:
         self._is_behind = is_behind
         self._rules = store.genesis.parameters.contracts
         self._idle_microblocks = store.genesis.parameters.maximum_expiry_microblocks
-        self._soon: dict[Use, None] = {}
+        self._soon: dict[tuple[bytes, int], None] = {}
         self._asked = trio.Event()
         # Batches passed while the node was behind: a look through all follows when it no longer is.
         self._has_missed_some = False
@@ -92,7 +92,7 @@ class Keeping:
             body = checked.transaction.body
             if isinstance(body, CommitBatch) and not self._readiness.verdict(body.commitment):
                 if len(self._soon) < MAX_SOON and not self._is_behind():
-                    self._soon[Use(body.commitment.contract_id, body.commitment.number)] = None
+                    self._soon[body.commitment.contract_id, body.commitment.number] = None
                     self._asked.set()
                 else:
                     self._has_missed_some = True
@@ -182,6 +182,7 @@ class Keeping:
             if fate == "drop" or (fate == "idle" and next_height <= height):
                 going.append(kept)
             else:
+                await self._end_uses(kept, height)
                 since = None if fate == "keep" else kept.since_height
                 looks.append(Look(kept.digest, height if fate == "idle" and since is None else since, next_height))
         await trio.to_thread.run_sync(self._data.looked, looks)
@@ -195,6 +196,12 @@ class Keeping:
             saved = {kept.digest for kept in going}.difference(sure)
             await trio.to_thread.run_sync(self._data.looked, [Look(digest, None, height + 1) for digest in saved])
         return len(sure)
+
+    async def _end_uses(self, kept: Kept, height: int) -> None:
+        """Let data that stays for one batch count no more to the operators of others that are over: it is copied by anybody."""
+        over = [use for use in kept.uses if self._fate_for(use, kept.digest, height)[0] == "drop"]
+        if over:
+            await trio.to_thread.run_sync(self._data.end_uses, kept.digest, over)
 
     async def repair(self) -> int:
         """Look once through all batches, the newest of each contract first, and fetch data that should be here; returns how much came."""
@@ -245,13 +252,14 @@ class Keeping:
         return wanted, lowest
 
     async def _repair_soon(self) -> None:
-        for use in list(self._soon):
-            del self._soon[use]
-            contract = contract_at(self._store, use.contract_id)
-            committed = batch_at(self._store, contract, use.number) if contract is not None else None
+        for place in list(self._soon):
+            del self._soon[place]
+            contract_id, number = place
+            contract = contract_at(self._store, contract_id)
+            committed = batch_at(self._store, contract, number) if contract is not None else None
             if contract is None or committed is None:
                 continue
-            if self.should_hold(contract, use.number, self._store.head().height):
+            if self.should_hold(contract, number, self._store.head().height):
                 await self._bring(committed.commitment)
 
     async def _bring(self, commitment: BatchCommitment) -> bool | None:

@@ -13,7 +13,7 @@ import trio.testing
 
 from contracts.operator import Batch as OffchainBatch
 from ledger.contract_bodies import CommitBatch
-from ledger.crypto.keys import address_of
+from ledger.crypto.keys import PrivateKey, address_of
 from ledger.errors import InvalidInput, NotFound, StoreError
 from ledger.offchain import MAX_DATA_BYTES, data_digest
 from node.offchain import availability, keeping
@@ -22,7 +22,7 @@ from node.wire import REQUEST_BATCH_DATA
 from p2p.errors import NotAvailable
 from records.blob_store import StorageFull
 from records.placement import holders
-from tests.node.data_kit import CHAIN, EXPIRY, OPERATOR, OTHER_OPERATOR, RETENTION, WINDOW, Node, identifier
+from tests.node.data_kit import CHAIN, EXPIRY, OPERATOR, OTHER_OPERATOR, RETENTION, WINDOW, Node
 from tests.node.kit import Answer, not_available, until
 
 
@@ -50,6 +50,10 @@ def serve_batches(node: Node, peer_id: str, *batches: OffchainBatch, address: by
     serve(node, peer_id, lambda digest: data.get(digest, not_available()), address)
 
 
+def use_of(batch: OffchainBatch, operator: PrivateKey = OPERATOR) -> Use:
+    return Use(batch.commitment.contract_id, batch.commitment.number, operator.public_key)
+
+
 # ---------------------------------------------------------------- the store
 
 
@@ -59,7 +63,7 @@ def test_data_is_durable_bounded_and_counted(tmp_path: Path) -> None:
     with DataStore(file, chain_id=CHAIN, capacity_bytes=300) as store:
         for digest, one in zip(digests[:3], data, strict=False):
             store.put(digest, one)
-        store.put(digests[0], data[0], Use(b"c" * 32, 7))
+        store.put(digests[0], data[0], Use(b"c" * 32, 7, b"o" * 32))
         with pytest.raises(StorageFull, match="offchain_data_bytes"):
             store.put(digests[3], data[3])
         assert store.total_bytes == 300
@@ -68,7 +72,7 @@ def test_data_is_durable_bounded_and_counted(tmp_path: Path) -> None:
         assert store.get(digests[1]) == data[1]
         assert store.get(digests[3]) is None
         assert store.digests() == sorted(digests[:3])
-        assert Kept(digests[0], None, (Use(b"c" * 32, 7),)) in store.due(0, 10)
+        assert Kept(digests[0], None, (Use(b"c" * 32, 7, b"o" * 32),)) in store.due(0, 10)
         store.remove([*digests[:2], digests[3]])
         assert store.total_bytes == 100
         assert [kept.digest for kept in store.due(0, 10)] == digests[2:3]
@@ -103,7 +107,7 @@ async def test_a_pending_commitment_has_its_data_fetched_kept_and_judged(node: N
     assert node.network.asked == [("operator", REQUEST_BATCH_DATA)], "who has made it is asked first"
     assert node.changes == 1
     (kept,) = node.data.due(0, 10)
-    assert kept.uses == (Use(batch.commitment.contract_id, 0),)
+    assert kept.uses == (Use(batch.commitment.contract_id, 0, OPERATOR.public_key),)
 
 
 HOSTILE: dict[str, Callable[[bytes], Answer]] = {
@@ -232,10 +236,12 @@ async def test_admission_asks_what_is_here_and_nobody_else(node: Node) -> None:
     here, missing = batches.next(), batches.next()
     node.keep(here)
     serve_batches(node, "honest", here, missing)
-    assert await node.availability.holds(here.commitment)
-    assert await node.availability.holds(here.commitment)
-    assert not await node.availability.holds(missing.commitment)
-    assert not await node.availability.holds(msgspec.structs.replace(here.commitment, leaves_root=b"l" * 32))
+    assert await node.availability.holds(OPERATOR.public_key, here.commitment)
+    assert await node.availability.holds(OPERATOR.public_key, here.commitment)
+    assert not await node.availability.holds(OPERATOR.public_key, missing.commitment)
+    assert not await node.availability.holds(
+        OPERATOR.public_key, msgspec.structs.replace(here.commitment, leaves_root=b"l" * 32)
+    )
     assert not node.network.asked
 
 
@@ -247,7 +253,7 @@ async def test_a_full_disk_admits_nothing_and_ends_nothing(node: Node, monkeypat
         raise StorageFull("no room on the disk")
 
     monkeypatch.setattr(node.data, "put", refuse)
-    assert not await node.availability.holds(batch.commitment)
+    assert not await node.availability.holds(OPERATOR.public_key, batch.commitment)
     async with running(node):
         node.pool.add([node.commits(batch)])
         await until(lambda: "no room" in node.availability.trouble)
@@ -309,7 +315,7 @@ def kept_here(node: Node, batch: OffchainBatch) -> None:
 async def test_keepers_keep_data_until_the_retention_is_over(node: Node) -> None:
     batch = node.open().next()
     kept_here(node, batch)
-    node.data.put(batch.commitment.data_digest, batch.data, Use(identifier(OPERATOR), 0))
+    node.data.put(batch.commitment.data_digest, batch.data, use_of(batch))
     node.commit(node.commits(batch))
     node.pass_microblocks(WINDOW + RETENTION - 1)
     assert await node.keeping.sweep() == 0
@@ -322,7 +328,7 @@ async def test_keepers_keep_data_until_the_retention_is_over(node: Node) -> None
 async def test_others_let_go_once_a_batch_is_final_and_followed(node: Node) -> None:
     batch = node.open().next()
     kept_by_others(node, batch)
-    node.data.put(batch.commitment.data_digest, batch.data, Use(identifier(OPERATOR), 0))
+    node.data.put(batch.commitment.data_digest, batch.data, use_of(batch))
     node.commit(node.commits(batch))
     node.pass_microblocks(WINDOW - 1)
     assert await node.keeping.sweep() == 0, "anybody may still have to challenge it"
@@ -338,7 +344,7 @@ async def test_what_is_never_committed_goes_when_its_transaction_cannot_commit_a
     batches = node.open()
     never, pending = batches.next(), batches.next()
     node.keep(never)
-    node.data.put(pending.commitment.data_digest, pending.data, Use(identifier(OPERATOR), 1))
+    node.data.put(pending.commitment.data_digest, pending.data, use_of(pending))
     node.pool.add([node.commits(pending)])
     assert await node.keeping.sweep() == 0
     node.pass_microblocks(EXPIRY)

@@ -123,7 +123,7 @@ async def test_a_commitment_without_data_waits_alone_until_the_data_appears(
         (refused,) = await other.service.submit([raw])
         assert (refused.accepted, refused.reason) == (False, "data_missing")
 
-        async def believes(_commitment: BatchCommitment) -> bool:
+        async def believes(_sender: bytes, _commitment: BatchCommitment) -> bool:
             return True
 
         # A node that lets everything through, and other nodes that have to live with it.
