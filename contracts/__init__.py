@@ -2,5 +2,5 @@
 """What need not be on the chain: the off-chain contract layer.
 
 Machines, the execution of requests, the operator that commits batches and the watcher that re-executes them; all of it without
-clock, network and disk. `node.offchain` runs it. It may import `ledger` and nothing else of ours.
+clock, network and disk; `node.offchain` gives it these. It may import `ledger` and nothing else of ours.
 """

@@ -129,8 +129,9 @@ DEVNET_PARAMETERS = msgspec.structs.replace(
     # The first target takes 2^19 hashes: five seconds of four miners with a twentieth of a core each.
     work=WorkRules((2**237 - 1).to_bytes(32, "big"), 15_000, 20),
     reputation=ReputationRules(100, 50, 20),
-    # Seconds under load, minutes on an idle network: whoever tries things out sees batches become final. Safe with honest leaders only.
-    contracts=ContractRules(10 * 10**6, 16, 12, 64, 1_024),
+    # Seconds under load, minutes on an idle network: whoever tries things out sees batches become final, and neglect punished. Safe with
+    # honest leaders only.
+    contracts=ContractRules(10 * 10**6, 16, 12, 120_000, 1_024),
     # An idle epoch has about four microblocks: pinning, its confirmation, the opening and a heartbeat.
     weight=WeightRules(6_000_000_000, 6),
 )

@@ -17,6 +17,7 @@ from ledger.transactions import (
     batch_digest,
     check_shape,
     check_transaction,
+    cost_of,
     decode_batch,
     transaction_id,
 )
@@ -33,7 +34,8 @@ STRANGERS_BYTES = 4 * 1024 * 1024
 _TRANSACTION_BYTES = 500
 """Memory that a decoded transaction takes beside its bytes, which are kept twice: in the batch and for itself."""
 MAX_BLOCK_TRANSACTIONS = 2000
-"""A leader stops filling a microblock here, so that executing one keeps the event loop for at most about 50 ms."""
+"""A leader stops filling a microblock here, so that executing one keeps the event loop for at most about 50 ms; others count as many
+transfers as they cost."""
 
 MAX_BLOCK_DATA_BYTES = 8 * 1024 * 1024
 """Nor does a microblock publish more data: members that still have to fetch it must be able to before they lose patience."""
@@ -148,6 +150,7 @@ class BatchPool:
         self.members = 4
         """Size of the committee, which shares the room."""
         self._pending: dict[bytes, Batch] = {}
+        self._costs: dict[bytes, int] = {}
         # What each pending batch of others is charged to; own ones and those that microblocks name have none.
         self._sources: dict[bytes, Source] = {}
         self._charged: Counter[bytes | str] = Counter()
@@ -209,8 +212,7 @@ class BatchPool:
             size += memory_bytes(batch)
             if size > MEMBERS_BYTES:
                 break
-            self._pending[batch.digest] = batch
-            self._data.arrived(batch)
+            self._hold(batch)
             restored.append(batch)
         return restored
 
@@ -225,6 +227,7 @@ class BatchPool:
             if batch is None:
                 continue
             self._data.left(digest)
+            del self._costs[digest]
             source = self._sources.pop(digest, None)
             if source is not None:
                 self._refund(batch, source)
@@ -268,8 +271,12 @@ class BatchPool:
                     self._refund(batch, source)
             raise
         for batch in batches:
-            self._pending[batch.digest] = batch
-            self._data.arrived(batch)
+            self._hold(batch)
+
+    def _hold(self, batch: Batch) -> None:
+        self._pending[batch.digest] = batch
+        self._costs[batch.digest] = sum(cost_of(checked.transaction) for checked in batch.transactions)
+        self._data.arrived(batch)
 
     def _charge(self, batch: Batch, source: Source) -> bool:
         size = memory_bytes(batch)
@@ -302,13 +309,13 @@ class BatchPool:
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
         """Return up to `limit` pending digests that are ready and not excluded, in order of arrival, bounded in work and data."""
         chosen: list[bytes] = []
-        transactions = data_bytes = 0
-        for digest, batch in self._pending.items():
+        cost = data_bytes = 0
+        for digest in self._pending:
             if digest in excluded or not self._data.is_ready(digest):
                 continue
-            transactions += len(batch.transactions)
+            cost += self._costs[digest]
             data_bytes += self._data.data_bytes(digest)
-            is_full = transactions > MAX_BLOCK_TRANSACTIONS or data_bytes > MAX_BLOCK_DATA_BYTES
+            is_full = cost > MAX_BLOCK_TRANSACTIONS or data_bytes > MAX_BLOCK_DATA_BYTES
             if len(chosen) >= limit or (chosen and is_full):
                 break
             chosen.append(digest)

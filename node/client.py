@@ -11,7 +11,7 @@ import msgspec
 from ledger.blocks import SignedKeyblock
 from ledger.codec import encode
 from ledger.errors import SpchainError
-from node.api import event_models, health_models, mining_models, models, proof_models, reputation_models
+from node.api import event_models, mining_models, models, proof_models, reputation_models, status_models
 from node.consent_client import ConsentClient
 from node.contract_client import ContractClient
 from node.http_client import (
@@ -54,7 +54,7 @@ class NodeClient(HttpClient):
     def is_healthy(self) -> bool:
         """Tell whether the node can serve and write."""
         try:
-            return self.read(health_models.Health, "/healthz").status == "ok"
+            return self.read(status_models.Health, "/healthz").status == "ok"
         except SpchainError:
             return False
 

@@ -80,6 +80,15 @@ class ContractClient:
         """Return a state key at the end of a batch with its proof; the caller checks it."""
         return self._http.read(answers.ValueProof, f"{_path(contract_id)}/batches/{number}/state/{key.hex()}")
 
+    def watch(self, contract_id: bytes) -> answers.ContractWatch:
+        """Return how the node watches a contract's operator."""
+        return self._http.read(answers.ContractWatch, f"{_path(contract_id)}/watch")
+
+    def hold_receipt(self, contract_id: bytes, receipt: bytes) -> answers.ReceiptHeld:
+        """Have the node's watcher hold a signed receipt against its operator."""
+        raw = self._http.send("POST", f"{_path(contract_id)}/receipts", content=receipt, headers=BINARY)
+        return self._http.parse(answers.ReceiptHeld, raw)
+
     def close(self, contract_id: bytes, order: bytes, wait_ms: int) -> answers.Closing:
         """Have the operator's node close a contract; `order` is a signed transaction that would."""
         raw = self._http.send(

@@ -15,6 +15,7 @@ from node.blobs import Blobs
 from node.driver import Driver
 from node.intake import Intake
 from node.joining import Joining
+from node.offchain.offchain import METHODS as OFFCHAIN_METHODS
 from node.offchain.offchain import Offchain
 from node.peers import PeerDirectory
 from node.proxying import METHODS, Proxying
@@ -23,7 +24,6 @@ from node.wire import (
     KIND_CONSENSUS,
     KIND_HAVE,
     KIND_STORED,
-    REQUEST_BATCH_DATA,
     REQUEST_BLOB,
     REQUEST_KEEP_BLOB,
     TOPIC_CONSENSUS,
@@ -113,7 +113,7 @@ class NetworkHandlers:
             return await self.blobs.answer(payload)
         if method in METHODS:
             return await self._proxying.answer(method, payload)
-        if method == REQUEST_BATCH_DATA:
+        if method in OFFCHAIN_METHODS:
             return await self.offchain.answer(peer_id, method, payload)
         if method == REQUEST_KEEP_BLOB:
             if not self._intake.is_known(peer_id):

@@ -35,7 +35,7 @@ from node.identity import Identity
 from node.joining import Joining, JoinSettings
 from node.logs import configure_logs
 from node.mempool import Mempool
-from node.offchain.data_store import DataStore
+from node.offchain.files import open_offchain
 from node.offchain.readiness import Readiness
 from node.peer_book import bootstrap_addresses, keep_peers, load_peers
 from node.peers import PeerDirectory
@@ -106,13 +106,6 @@ def open_desk(directory: Path, identity: Identity, chain: bytes) -> Iterator[Pro
             log=access_log,
             clock_ms=now_ms(),
         )
-
-
-def open_data(config: NodeConfig, chain: bytes) -> DataStore:
-    """Open the data of off-chain batches that this node keeps. Raises `StoreError`."""
-    directory = config.data_dir / OFFCHAIN
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return DataStore(directory / "data.sqlite", chain_id=chain, capacity_bytes=config.offchain_data_bytes)
 
 
 async def _main(
@@ -194,7 +187,7 @@ async def open_node(
     )
     with (
         open_desk(config.data_dir / SHARING, identity, chain) as desk,
-        open_data(config, chain) as data,
+        open_offchain(config.data_dir / OFFCHAIN, chain, config.offchain_data_bytes) as files,
     ):
         async with (
             open_network(_network_config(config, identity, genesis), service) as network,

@@ -104,6 +104,7 @@ class NodeService(CorePorts):
         self._mempool = mempool
         self._peers = peers
         self._events = events
+        self._key = key
         self._transactions = OwnTransactions(store=store, key=key, next_nonce=mempool.next_nonce, submit=self.submit)
         self._reporter = Reporter(store=store, transactions=self._transactions, rng=rng)
         self._rng = rng
@@ -309,9 +310,8 @@ class NodeService(CorePorts):
             agreement=self._driver.disagreement or "ok",
             storage=self._driver.halted or self._pool.trouble or "ok",
             joining=self._joining.doing,
-            offchain_data_bytes=self.offchain.data_bytes,
-            offchain_data=self.offchain.trouble or "ok",
             access_log=self._feed.status(),
+            offchain=self.offchain.status(),
         )
 
     async def submit(self, raws: Sequence[bytes]) -> list[SubmitOutcome]:

@@ -92,10 +92,6 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """"ok", or what of the network's order does not fit this node's own state: the operator must look."""
     storage: str
     """"ok", or why writes fail."""
-    offchain_data_bytes: int = 0
-    """Size of the data of off-chain batches that is kept here."""
-    offchain_data: str = "ok"
-    """"ok", or why the data of further batches cannot be kept: then this node votes for no commitments."""
     access_log: str = ""
     """Whether this institution's accesses are logged in a contract: "ok", "off" and why, or how many entries wait and why."""
     joining: str = ""

@@ -134,8 +134,10 @@ class Vandal:
             WrongExecution(data.items[place].request, prove_leaf(data, place - 1) if place else None, leaf, ()),
             WrongExecution(data.items[0].request, None, prove_leaf(data, 0), StateMap().witness((b"sx",))),
         ]
-        for signed in self._receipts(commitment.contract_id)[-4:]:
-            proofs += [BrokenReceipt(signed, leaf), BrokenReceipt(signed, None)]
+        receipts = self._receipts(commitment.contract_id)
+        if receipts and rng.randrange(2):
+            signed = rng.choice(receipts)
             other = _replace(signed.receipt, index=place, number=commitment.number)
-            proofs.append(BrokenReceipt(_replace(signed, receipt=other), leaf))
+            forged = _replace(signed, receipt=other)
+            proofs = [BrokenReceipt(signed, leaf), BrokenReceipt(signed, None), BrokenReceipt(forged, leaf)]
         return ChallengeBatch(commitment.contract_id, commitment.number, rng.choice(proofs))

@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from contracts.shipped import MACHINES
 from ledger.chain import chain_of
-from ledger.codec import encode
+from ledger.codec import decoder, encode
 from ledger.contract_bodies import CloseContract
-from ledger.offchain import MAX_DATA_BYTES
+from ledger.errors import InvalidInput
+from ledger.offchain import MAX_DATA_BYTES, SignedReceipt
 from ledger.transactions import check_transaction
 from node.api import contract_models as models
 from node.api.bodies import content_type, parse_hex, parse_requests, read_body
@@ -72,6 +73,21 @@ def contract_act_routes(node: Served, budget: Budget, token: bytes | None) -> AP
             msgspec.json.encode({"outcomes": [_outcome(one) for one in sent]}), media_type="application/json"
         )
 
+    @router.post("/v1/contracts/{contract}/receipts", openapi_extra={"requestBody": {"content": {_BINARY: {}}}})
+    async def receipts(request: Request, contract: str) -> models.ReceiptHeld:
+        """Have this node's watcher compare a signed receipt with its batch when that commits, and challenge the operator if it is broken.
+
+        The watcher holds receipts in memory: hand them in again after a restart of the node.
+        """
+        authorise(request, token)
+        content_type(request, (_BINARY,))
+        contract_id = shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract")).terms.contract_id
+        signed = decode_receipt(await read_body(request, models.MAX_RECEIPT_BYTES, budget))
+        if signed.receipt.contract_id != contract_id:
+            raise InvalidInput(f"the receipt is about contract {signed.receipt.contract_id.hex()}")
+        await node.offchain.watching.hold_receipt(signed)
+        return models.ReceiptHeld(batch=signed.receipt.number, index=signed.receipt.index)
+
     @router.post("/v1/contracts/{contract}/close", openapi_extra={"requestBody": {"content": {_BINARY: {}}}})
     async def close(
         request: Request, contract: str, wait_ms: Annotated[int, Query(ge=0, le=models.MAX_CLOSE_MS)] = 30_000
@@ -89,13 +105,12 @@ def contract_act_routes(node: Served, budget: Budget, token: bytes | None) -> AP
         if (ordered.transaction.sender, ordered.transaction.body) != wanted:
             detail = f"the body is no order to close contract {contract} by its operator {found.terms.operator.hex()}"
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong_order", detail, "sign CloseContract with that key")
-        outcome = None
-        with trio.move_on_after(wait_ms / 1000):
+        with trio.move_on_after(wait_ms / 1000) as patience:
             outcome = await node.offchain.operating.close(found.terms.contract_id)
-        if outcome is not None:
-            return models.Closing(accepted=outcome.accepted, reason=outcome.reason, detail=outcome.detail)
-        detail = f"not all that was promised is on the chain after {wait_ms} ms, so the contract goes on"
-        return models.Closing(accepted=False, reason="not_drained", detail=detail)
+        if patience.cancelled_caught:
+            detail = f"not all that was promised is on the chain after {wait_ms} ms, so the contract goes on"
+            return models.Closing(accepted=False, reason="not_drained", detail=detail)
+        return models.Closing(accepted=outcome.accepted, reason=outcome.reason, detail=outcome.detail)
 
     @router.get(
         "/v1/contracts/{contract}/batches/{number}/data",

@@ -11,6 +11,8 @@ MAX_SEND_BYTES = 2 * MAX_SEND_REQUESTS * (8 * 1024 + 16)
 """All of them at their largest, in hexadecimal."""
 MAX_CLOSE_MS = 60_000
 """Longest wait for an operator that brings all that it has promised to the chain."""
+MAX_RECEIPT_BYTES = 512
+"""A signed receipt takes about 260 bytes."""
 MAX_CLOSE_BYTES = 1024
 """A signed order to close a contract takes about 180 bytes."""
 MAX_BATCHES = 100
@@ -232,6 +234,30 @@ class Requests(Model):
 
     requests: tuple[Hex, ...]
     """The requests, in the order in which they are to be executed."""
+
+
+class ContractWatch(Model):
+    """How this node watches a contract's operator."""
+
+    is_watched: bool
+    """Whether it executes again what the operator commits, and would challenge what is wrong."""
+    batches: int
+    """Batches that were executed here and are right."""
+    stage: str
+    """How it stands: waiting, following, data_missing, no_state, too_large, unreadable, wrong or ended; empty when it is not watched."""
+    detail: str
+    """More of it."""
+    fault: str
+    """What the operator was found guilty of; empty for nothing."""
+
+
+class ReceiptHeld(Model):
+    """A receipt that this node's watcher compares with its batch."""
+
+    batch: int
+    """The batch that it promises a place in."""
+    index: int
+    """The place."""
 
 
 class Closing(Model):

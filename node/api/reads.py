@@ -12,7 +12,7 @@ import trio
 from fastapi import APIRouter, Path, Query
 
 from ledger.crypto.keys import ADDRESS_BYTES
-from node.api import health_models, models, views
+from node.api import models, status_models, views
 from node.api.bodies import parse_hex
 from node.api.errors import Problem
 from node.api.served import Served
@@ -34,12 +34,12 @@ def chain_routes(node: Served) -> APIRouter:
         return status_models.Status.model_validate(node.status())
 
     @router.get("/healthz")
-    async def health() -> health_models.Health:
+    async def health() -> status_models.Health:
         """Whether the node can serve and write; for load balancers."""
         storage = node.status().storage
         if storage != "ok":
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "storage", storage, "use another node")
-        return health_models.Health(status="ok")
+        return status_models.Health(status="ok")
 
     @router.get("/v1/genesis")
     async def genesis() -> models.GenesisInfo:

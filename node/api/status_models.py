@@ -92,7 +92,16 @@ class Status(Model):
     """"ok", or what of the network's order does not fit the node's own state."""
     storage: str
     """"ok", or why writes fail."""
+    access_log: str = ""
+    """Whether the institution's accesses are logged in a contract: "ok", "off" and why, or how many entries wait and why."""
     joining: str = ""
     """What a node without a chain does to find the right one; empty once it follows one."""
     offchain: OffchainSummary = OffchainSummary()
     """Off-chain contracts."""
+
+
+class Health(Model):
+    """A node that can serve, as load balancers ask."""
+
+    status: str
+    """"ok"."""

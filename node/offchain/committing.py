@@ -177,7 +177,8 @@ class Committing:
         for start in range(0, len(found.changes), FOLDED_AT_ONCE):
             piece = found.changes[start : start + FOLDED_AT_ONCE]
             await trio.to_thread.run_sync(self._journal.fold, self._contract_id, piece, limiter=self._disk)
-        await trio.to_thread.run_sync(self._journal.folded, self._contract_id, found.before, limiter=self._disk)
+        if found.before:
+            await trio.to_thread.run_sync(self._journal.folded, self._contract_id, found.before, limiter=self._disk)
         self._folded = self._border
 
     async def _trim(self, contract: Contract) -> bool:

@@ -9,12 +9,14 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
+import msgspec
 import trio
 
 from contracts.operator import Start
 from contracts.shipped import MACHINES
 from ledger.crypto.keys import PrivateKey
 from ledger.store import Store
+from node.clock import now_ms
 from node.driver import Committed
 from node.offchain.availability import Availability
 from node.offchain.challenging import OPEN_STAGES, Fault
@@ -22,6 +24,7 @@ from node.offchain.contract_states import METHODS as STATE_METHODS
 from node.offchain.files import OffchainFiles
 from node.offchain.journal_file import JournalFile
 from node.offchain.keeping import Keeping
+from node.offchain.operating import Operating
 from node.offchain.readiness import Readiness
 from node.offchain.relayed import METHODS as RELAYED_METHODS
 from node.offchain.relaying import Relaying
@@ -75,14 +78,14 @@ class Offchain:
         self._data = files.data
         self._readiness = readiness
         self.availability = Availability(
-            store=store,
-            data=data,
+            store=ports.store,
+            data=files.data,
             readiness=readiness,
-            network=network,
-            peers=peers,
-            committee=committee,
+            network=ports.network,
+            peers=ports.peers,
+            committee=ports.committee,
             copies=copies,
-            changed=changed,
+            changed=ports.changed,
         )
         self.watching = Watching(
             store=ports.store,
@@ -103,17 +106,17 @@ class Offchain:
             enabled=watches,
         )
         self.keeping = Keeping(
-            store=store,
-            data=data,
+            store=ports.store,
+            data=files.data,
             readiness=readiness,
             availability=self.availability,
-            address=address,
-            committee=committee,
+            address=ports.key.address,
+            committee=ports.committee,
             copies=copies,
             is_followed=self.watching.is_followed,
             is_behind=ports.is_behind,
         )
-        own = Operating(
+        self._own = Operating(
             store=ports.store,
             key=ports.key,
             machines=MACHINES,
@@ -124,7 +127,7 @@ class Offchain:
             clock_ms=now_ms,
         )
         self.operating = Relaying(
-            own=own, store=ports.store, network=ports.network, peers=ports.peers, checkers=ports.checkers
+            own=self._own, store=ports.store, network=ports.network, peers=ports.peers, checkers=ports.checkers
         )
 
     async def run(self) -> None:

@@ -31,7 +31,15 @@ from ledger.contract_ends import claim_balance, release_bond
 from ledger.contract_state import CommittedBatch, Contract
 from ledger.errors import InvalidInput, Rejection
 from ledger.fraud import check_fraud
-from ledger.offchain import BatchCommitment, ContractTerms, FraudProof, MachineRegistry, Place, PreState, WrongExecution
+from ledger.offchain import (
+    BatchCommitment,
+    ContractTerms,
+    FraudProof,
+    MachineRegistry,
+    Place,
+    PreState,
+    WrongExecution,
+)
 from ledger.state import CLAIMS, State, Table, V
 from ledger.transition import HANDLERS
 from simulation.contract_plan import LIES, ContractPlan
