@@ -84,7 +84,8 @@ def _with_contracts(rng: random.Random, scenario: Scenario) -> Scenario:
     return msgspec.structs.replace(
         scenario,
         contracts=tuple(plans),
-        patience_ms=240_000,  # a contract is frozen and settled in fifteen heartbeats
+        # A contract is frozen and settled in fifteen heartbeats, and a committee of one leaves the others behind for long.
+        patience_ms=360_000,
         window_microblocks=rng.choice((3, 8, 12, 12)),
         late_watchers=rng.choice((0, 0, 0, 0, 1, 1, 2)),
         vandals=rng.choice((0, 6, 20)),
