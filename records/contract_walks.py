@@ -7,6 +7,7 @@
 A batch that can still be challenged proves nothing yet: such a claim is refused as pending.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -144,7 +145,8 @@ def _outcome_words(first: int, operations: Sequence[Any], outcomes: Sequence[tup
         # A forced request that had come the ordinary way before is answered for as a whole.
         return tuple(f"the request as a whole was refused: {code}" for code, _ in outcomes)
     return tuple(
-        f"operation {number}: {operation}: "
+        # As `spchain contract send` takes it.
+        f"operation {number}: {json.dumps(operation, ensure_ascii=False)}: "
         + (f"refused: {code}" if code else "done" + ("" if result is None else f", answered {result}"))
         for number, (operation, (code, result)) in enumerate(zip(operations, outcomes, strict=True), first)
     )

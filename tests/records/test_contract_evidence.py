@@ -75,7 +75,7 @@ def test_an_operation_is_proved_with_sender_outcome_and_batch(stage: Stage) -> N
     assert "batch 0 of it was committed in microblock" in text
     assert "is final" in text
     assert f"a request of 2 operations by account {PATIENT.address.hex()}, which signed it" in text
-    assert f"'recipient': '{OTHER.address.hex()}', 'amount_microcredit': 7" in text
+    assert f'"recipient": "{OTHER.address.hex()}", "amount_microcredit": 7' in text
     assert "operation 0: " in text
     assert "done, answered 4993" in text
     assert "operation 1: " in text
@@ -87,7 +87,7 @@ def test_an_operation_is_proved_with_sender_outcome_and_batch(stage: Stage) -> N
 
 def test_deposits_refusals_and_doubled_requests_are_told_apart(stage: Stage) -> None:
     assert "by the chain itself: a deposit" in said(stage, "deposit")
-    assert "'amount_microcredit': 5000" in said(stage, "deposit")
+    assert '"amount_microcredit": 5000' in said(stage, "deposit")
     assert "refused: amount_too_large" in said(stage, "refused")
     assert "the request as a whole was refused: wrong_sequence" in said(stage, "forced again")
 
