@@ -74,7 +74,7 @@ def key_of(chain: ChainMaker, address: bytes) -> bytes:
     return next(m.public_key for m in chain.epoch.committee.members if m.address == address)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.sampled_from([2, 3, 4, 7]), st.integers(1, 5))
 def test_terms_are_counted_as_a_walk_through_them_counts_them(seed: int, cap: int, members: int) -> None:
     """After every microblock the tallies, and after every epoch the histories, are those of the walk."""

@@ -64,7 +64,7 @@ def smallest_quorum(voters: Committee, order: list[int]) -> set[int]:
     return chosen
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(BIG_WEIGHTS, st.data())
 def test_r1_two_quorums_of_a_large_committee_overlap_as_well_however_little_they_try_to(
     weights: list[int], data: st.DataObject
@@ -85,7 +85,7 @@ def test_r1_two_quorums_of_a_large_committee_overlap_as_well_however_little_they
         assert voters.must_hold_honest(shared), "faulty members alone cannot be the overlap"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(BIG_WEIGHTS, st.data())
 def test_r3_whoever_is_faulty_within_the_bounds_can_neither_decide_nor_make_others_join_nor_block(
     weights: list[int], data: st.DataObject

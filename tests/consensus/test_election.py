@@ -136,7 +136,7 @@ def test_r3_whoever_lacks_the_signature_learns_nothing_about_the_leaders() -> No
     assert counted(leaders, 4) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS, SEEDS, SEEDS, st.integers(0, 96 * 8 - 1))
 def test_r3_a_creator_can_reveal_one_signature_only(
     key_seed: bytes, previous: bytes, keyblock: bytes, bit: int

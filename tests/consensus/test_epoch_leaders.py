@@ -134,7 +134,7 @@ def lost_one_by_one(epoch: Epoch, header: MicroblockHeader, parent: MicroblockHe
     return dict(counts)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(WEIGHTS, st.integers(0, 3), st.integers(0, 40), st.booleans(), st.data())
 def test_lost_terms_are_those_that_a_step_by_step_enumeration_finds(
     weights: list[int], number: int, lost: int, revealed: bool, data: st.DataObject

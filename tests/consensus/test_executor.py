@@ -72,7 +72,7 @@ def lmdb_directory() -> Iterator[Path]:
 # ---------------------------------------------------------------- restart
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 2**32))
 def test_killed_and_reopened_at_every_height_it_goes_on_like_one_that_lived_through(seed: int) -> None:
     """Both stores: the one in memory is taken up afresh, the one on disk is closed and opened."""
@@ -98,7 +98,7 @@ def test_killed_and_reopened_at_every_height_it_goes_on_like_one_that_lived_thro
             reopened.close()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**32))
 def test_digests_and_roots_are_equal_on_disk_and_in_memory(seed: int) -> None:
     """I6: also where an epoch began."""
@@ -227,7 +227,7 @@ def test_a_store_without_the_microblock_of_its_epoch_or_its_root_is_refused(
 # ---------------------------------------------------------------- what goes along
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32))
 def test_the_chains_weight_is_the_sum_over_its_keyblocks_and_certificates(seed: int) -> None:
     chain, rng, rules = maker(), random.Random(seed), PARAMETERS.weight

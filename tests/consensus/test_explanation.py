@@ -57,7 +57,7 @@ def told(seed: int, steps: int) -> tuple[ChainMaker, Told]:
     return chain, notes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32))
 def test_every_past_reputation_is_explained_as_it_was(seed: int) -> None:
     chain, notes = told(seed, 60)
@@ -77,7 +77,7 @@ def test_every_past_reputation_is_explained_as_it_was(seed: int) -> None:
                 assert found.history_epoch == min(at for at in since if set(range(at, epoch + 1)) <= set(since))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32))
 def test_the_causes_of_a_change_add_up_to_it_and_are_what_happened(seed: int) -> None:
     chain, notes = told(seed, 60)

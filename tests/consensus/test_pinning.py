@@ -107,7 +107,7 @@ class Books:
         self.fees, self.creator = [], block.keyblock
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32))
 def test_every_balance_is_what_the_papers_rule_gives_and_credits_are_conserved(seed: int) -> None:
     """I7 after every microblock: minted − burnt = Σ balances + fees in flight."""
@@ -141,7 +141,7 @@ def begun_by(reputation_nano: int, fee_start: bytes = bytes(32)) -> Epoch:
     return Epoch(chain, Basis(1, record, founding.root, founding.state_root, founding.timestamps_ms), lambda _key: 0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, REPUTATION_UNIT), st.integers(1, 60), st.binary(min_size=64, max_size=64))
 def test_the_creators_microblocks_are_those_that_the_paper_names(reputation: int, count: int, signature: bytes) -> None:
     """i' = H(K_sig) mod n, and (i' + k) mod n for every k < R · n; nothing is rounded away."""
@@ -229,7 +229,7 @@ def test_the_record_says_how_the_epoch_began() -> None:
     assert (progress.leader, progress.seed, progress.term_microblocks) == (bytes(20), header.seed, 0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_the_committee_is_what_the_rows_of_all_miners_give(seed: int) -> None:
     """Seats, reputations and versions from the stored rows alone, after each keyblock."""

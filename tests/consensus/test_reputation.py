@@ -52,7 +52,7 @@ def history_of(positions: list[int], terms: list[int], rules: ReputationRules, e
     return after_terms(history, TermTally(len(terms), sum(terms), sum(m * m for m in terms)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_the_integers_stay_within_two_nano_of_the_exact_value(data: st.DataObject) -> None:
     rules = ReputationRules(
@@ -76,7 +76,7 @@ def test_terms_count_the_same_whether_they_are_added_at_once_or_epoch_by_epoch(e
     assert history == history_of([0, 3], [m for terms in epochs for m in terms], rules)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_the_integers_stay_within_two_nano_on_chains_of_many_years_too(data: st.DataObject) -> None:
     """The main profile on up to a hundred years of keyblocks, and terms by the thousand."""
@@ -111,7 +111,7 @@ HISTORIES = st.tuples(
 History = tuple[list[int], list[int], int, int]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(RULES, HISTORIES, HISTORIES)
 def test_r3_f_never_grows_faster_than_the_inverse_of_twice_lambda(
     rules: ReputationRules, one: History, other: History
@@ -128,7 +128,7 @@ def test_r3_f_never_grows_faster_than_the_inverse_of_twice_lambda(
     assert gained - 2 <= Fraction(way + 2, 2 * rules.flatness_keyblocks)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(RULES, HISTORIES)
 def test_r3_no_history_gives_more_than_its_keyblocks_can_buy(rules: ReputationRules, history: History) -> None:
     """R ≤ Ext + f(0) + Σk / (2λ): however they are spread, and whatever power found them, k keyblocks buy at most k / (2λ)."""

@@ -77,7 +77,7 @@ def grown(
     return standings, histories
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(RULES, EXTERNAL, EPOCHS, st.integers(1, 13))
 def test_r1_the_committee_is_what_a_full_sort_gives_after_every_epoch(
     rules: ReputationRules, external: dict[bytes, int], epochs: list[EpochEvents], size: int
@@ -93,7 +93,7 @@ def test_r1_the_committee_is_what_a_full_sort_gives_after_every_epoch(
         assert standings.committee(size) == full_sort(histories, position + 1, rules, size) == tried
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(RULES, EXTERNAL, EPOCHS, st.tuples(MINER, TERMS, st.none() | MINER))
 def test_r5_a_trial_tells_what_would_be_and_changes_nothing(
     rules: ReputationRules, external: dict[bytes, int], epochs: list[EpochEvents], events: EpochEvents
@@ -111,7 +111,7 @@ def test_r5_a_trial_tells_what_would_be_and_changes_nothing(
     assert {key: standings.history(key) for key in histories} == histories
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(RULES, EXTERNAL, EPOCHS, EPOCHS)
 def test_r4_standings_made_from_stored_histories_go_on_alike(
     rules: ReputationRules, external: dict[bytes, int], before: list[EpochEvents], after: list[EpochEvents]
@@ -128,7 +128,7 @@ def test_r4_standings_made_from_stored_histories_go_on_alike(
     assert [restarted.explain(key) for key in MINERS] == [standings.explain(key) for key in MINERS]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(RULES, st.data())
 def test_the_ceiling_is_never_below_the_reputation_on_a_chain_of_any_length(
     rules: ReputationRules, data: st.DataObject
@@ -146,7 +146,7 @@ def test_the_ceiling_is_never_below_the_reputation_on_a_chain_of_any_length(
         assert reputation_nano(history, longer, CAP, rules) <= ceiling_nano(history, CAP, rules)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(RULES, EXTERNAL, EPOCHS)
 def test_what_is_explained_is_what_counts(
     rules: ReputationRules, external: dict[bytes, int], epochs: list[EpochEvents]

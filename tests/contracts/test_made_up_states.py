@@ -31,7 +31,7 @@ made_up_values = st.one_of(
 
 
 @given(st.data(), st.sampled_from(SHIPPED))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_a_liar_makes_of_its_state_the_judge_has_an_answer(
     data: st.DataObject, machine: Machine[Any, Any]
 ) -> None:

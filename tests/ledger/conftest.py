@@ -5,17 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from ledger import testing
 from ledger.genesis import Genesis, chain_id
 from ledger.lmdb_store import LmdbStore, open_store
 from ledger.memory_store import MemoryStore
 from ledger.store import Store
-
-# A machine shared with other work is slow now and then; a deadline would measure that.
-settings.register_profile("ledger", deadline=None)
-settings.load_profile("ledger")
 
 
 @pytest.fixture(scope="session")

@@ -193,7 +193,7 @@ KINDS: tuple[Callable[[State, int], tuple[PrivateKey, Body] | None], ...] = (
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 2_000)), max_size=40))
 def test_i7_credits_are_conserved_and_what_is_refused_changes_nothing(
     steps: list[tuple[Callable[[State, int], tuple[PrivateKey, Body] | None], int]],

@@ -310,7 +310,7 @@ def play(steps: list[tuple[Kind, int]]) -> Play:
     return run
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5_000)), max_size=50))
 def test_i7_and_everybody_gets_what_is_theirs_once(steps: list[tuple[Kind, int]]) -> None:
     play(steps)

@@ -165,4 +165,4 @@ class Twins(RuleBasedStateMachine):
 
 
 TestTwins = Twins.TestCase
-TestTwins.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestTwins.settings = settings(max_examples=40, stateful_step_count=25)

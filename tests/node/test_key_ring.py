@@ -23,7 +23,7 @@ def ring_of(count: int) -> KeyRing:
     return KeyRing([Identity(bytes([number]) * 32, "Maria") for number in range(count, 0, -1)])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SEEDS)
 def test_a_ring_is_what_its_secret_gives_back(seeds: list[bytes]) -> None:
     ring = KeyRing([Identity(seed, "x") for seed in seeds])
@@ -33,7 +33,7 @@ def test_a_ring_is_what_its_secret_gives_back(seeds: list[bytes]) -> None:
     assert again.newest.seed == seeds[0]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SEEDS)
 def test_changes_of_keys_never_change_the_identifier_and_lose_no_key(seeds: list[bytes]) -> None:
     first = Identity(seeds[0])
@@ -49,7 +49,7 @@ def test_changes_of_keys_never_change_the_identifier_and_lose_no_key(seeds: list
         assert ring.holding(public).reencryption.decrypt(capsule, ciphertext) == b"old record"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_ring_are_refused(secret: bytes) -> None:
     seeds = {secret[start : start + 32] for start in range(0, len(secret), 32)}

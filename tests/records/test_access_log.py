@@ -315,7 +315,7 @@ def test_two_heads_of_one_length_convict(tmp_path: Path) -> None:
         known.advance(AccessPage((), head, PROXY.sign(head_digest(CHAIN, head))))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_no_entry_page_or_query(data: bytes) -> None:
     for decode in (decode_entry, decode_page, decode_query):

@@ -45,7 +45,7 @@ def resealed(raw: bytes, number: int, new_key: bytes = NEW.public_key) -> bytes:
     return reseal_share(raw, testing.key(number).address, key(number), new_key)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.data(), st.binary(max_size=300))
 def test_any_that_are_enough_open_it_and_fewer_do_not(data: st.DataObject, secret: bytes) -> None:
     count = data.draw(st.integers(2, 6))
@@ -212,7 +212,6 @@ def test_backups_with_guardians_out_of_order_or_too_few_are_refused() -> None:
             decode_backup(encode(msgspec.structs.replace(backup, shares=shares)))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_no_backup(data: bytes) -> None:
     with pytest.raises(InvalidInput):

@@ -25,7 +25,7 @@ DIGESTS = st.binary(min_size=32, max_size=32)
 OPENINGS = st.integers(OPENING_MINIMUM, FIELD_ORDER - 1).map(lambda number: number.to_bytes(32, "big"))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(DIGESTS, OPENINGS, DIGESTS, DIGESTS)
 def test_the_trapdoor_opens_any_hash_to_any_message(
     original: bytes, opening: bytes, entropy: bytes, other: bytes
@@ -35,7 +35,7 @@ def test_the_trapdoor_opens_any_hash_to_any_message(
     assert verify_proof(KEY, public_key, hashed, other, PROVER.adapt(trapdoor, public_key, hashed, other))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(DIGESTS, OPENINGS, DIGESTS)
 def test_an_opening_proves_its_message_under_any_key(original: bytes, opening: bytes, entropy: bytes) -> None:
     public_key = chameleon.keygen(entropy)[1]

@@ -130,7 +130,7 @@ def test_any_flipped_byte_is_refused_with_a_reason(stage: Stage, kind: str) -> N
         assert isinstance(refused.value.reason, Fault)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_whatever_else_is_done_to_a_file_it_is_refused(stage: Stage, data: st.DataObject) -> None:
     raw = stage.files[data.draw(st.sampled_from(BOUND))]

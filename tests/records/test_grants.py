@@ -96,7 +96,7 @@ def test_choices_that_the_chain_would_refuse_are_refused_at_home(
 # ---------------------------------------------------------------- drawing proxies
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.permutations(INSTITUTIONS), st.integers(0, 2**63 - 1), st.integers(1, 16))
 def test_the_draw_depends_on_the_set_only_and_leaves_the_grantee_out(
     institutions: list[bytes], number: int, n: int

@@ -3,7 +3,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger import testing
@@ -65,7 +65,6 @@ def test_keys_that_are_not_the_keyblocks_are_refused_on_both_sides() -> None:
         taken(hand_over(CHAIN, PATIENT, KEYBLOCK, SECRETS, (testing.key(30).address, DELEGATE[1])))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_arbitrary_bytes_are_no_hand_over(data: bytes) -> None:
     with pytest.raises(InvalidInput):

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger import testing
@@ -190,7 +190,6 @@ def test_the_trapdoor_is_the_records_key(world: World) -> None:
     assert chameleon.public_key(TRAPDOOR) == CHAMELEON_KEY
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_no_permission_and_no_request(data: bytes) -> None:
     with pytest.raises(InvalidInput):

@@ -67,7 +67,7 @@ def rising(numbers: set[int]) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.data())
 def test_the_decision_is_the_rule(data: st.DataObject) -> None:
     odd = data.draw(st.sets(st.sampled_from(ASPECTS), max_size=2))

@@ -139,7 +139,6 @@ def test_fragments_come_only_for_living_grants_of_this_proxy(world: World) -> No
     assert refused(revoked.seal(PROXIES[0], testing.encryption_key(1))) is RefusalReason.REVOKED
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_arbitrary_bytes_are_no_sealed_fragment(data: bytes) -> None:
     with pytest.raises(InvalidInput):
@@ -391,7 +390,7 @@ class Replays(RuleBasedStateMachine):
 
 
 TestReplays = Replays.TestCase
-TestReplays.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestReplays.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_one_grantee_cannot_fill_the_memory_of_a_proxy() -> None:

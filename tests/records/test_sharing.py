@@ -488,7 +488,7 @@ def test_requests_have_one_form(world: World) -> None:
             attempt()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_no_request_and_no_answer(data: bytes) -> None:
     for decode in (decode_request, decode_answer):

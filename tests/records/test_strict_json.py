@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import InvalidInput
@@ -21,7 +21,6 @@ JSON: st.SearchStrategy[JsonValue] = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # the first text drawn builds a table
 @given(st.dictionaries(st.text(max_size=8), JSON, max_size=5))
 def test_what_json_writes_is_read_back(value: dict[str, JsonValue]) -> None:
     text = json.dumps(value, ensure_ascii=False).encode()

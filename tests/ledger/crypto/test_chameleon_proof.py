@@ -241,7 +241,7 @@ def mauled(draw: st.DrawFn) -> tuple[tuple[int, ...], ProofPoints]:
 
 
 # One check in plain Python takes a second.
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(mauled())
 def test_both_implementations_agree_on_every_proof(case: tuple[tuple[int, ...], ProofPoints]) -> None:
     publics, proof = case

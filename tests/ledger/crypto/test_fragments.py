@@ -52,7 +52,7 @@ def check_capsule_fragment(data: bytes, capsule: bytes, **other: bytes) -> Verif
     return verify_capsule_fragment(data, capsule=capsule, **(keys | other))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data(), st.binary(max_size=500))
 def test_any_m_of_n_fragments_open_for_the_reader_and_fewer_do_not(data: st.DataObject, plaintext: bytes) -> None:
     shares = data.draw(st.integers(2, 7))
@@ -196,7 +196,6 @@ def test_each_changed_byte_of_a_capsule_fragment_shows() -> None:
             check_capsule_fragment(bytes(changed), capsule)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=500))
 def test_arbitrary_bytes_are_no_fragments(data: bytes) -> None:
     capsule, _ = encrypt(OWNER.public_key, PLAINTEXT)

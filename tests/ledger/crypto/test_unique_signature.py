@@ -42,7 +42,7 @@ def outside_the_subgroup(kind: type[G1Point] | type[G2Point], size: int) -> byte
 
 
 # The oracle takes a third of a second per signature: few examples, all bytes compared.
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(SEEDS, st.binary(max_size=100))
 def test_keys_signatures_and_proofs_are_byte_for_byte_those_of_py_ecc(seed: bytes, message: bytes) -> None:
     secret, public = keygen(seed)
@@ -58,7 +58,7 @@ def test_py_ecc_accepts_what_is_signed_here() -> None:
     assert Oracle.PopVerify(BLSPubkey(PUBLIC), BLSSignature(prove_possession(SECRET)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(SEEDS, st.binary(max_size=200))
 def test_what_is_signed_verifies(seed: bytes, message: bytes) -> None:
     secret, public = keygen(seed)
@@ -67,14 +67,14 @@ def test_what_is_signed_verifies(seed: bytes, message: bytes) -> None:
     assert verify_possession(public, prove_possession(secret))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, SIGNATURE_BYTES * 8 - 1))
 def test_no_other_bytes_verify(bit: int) -> None:
     changed = (int.from_bytes(SIGNATURE) ^ 1 << bit).to_bytes(SIGNATURE_BYTES)
     assert not verify(PUBLIC, MESSAGE, changed)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(SEEDS, st.binary(max_size=50))
 def test_another_key_or_message_does_not_verify(seed: bytes, message: bytes) -> None:
     _, other = keygen(seed)
@@ -87,7 +87,7 @@ def test_the_negated_signature_does_not_verify() -> None:
     assert not verify(PUBLIC, MESSAGE, negated)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=120), st.binary(max_size=120))
 def test_any_bytes_from_outside_give_false(key: bytes, signature: bytes) -> None:
     assert not verify(key, MESSAGE, signature)
