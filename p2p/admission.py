@@ -5,6 +5,7 @@ Every connection is greeted within a time or ends. A peer begins with its first 
 or when its process was restarted: then what is left of the old one is dropped.
 """
 
+import itertools
 import math
 import secrets
 from collections.abc import Callable
@@ -95,6 +96,7 @@ class Admission:
         self._on_admitted = on_admitted
         self._on_gone = on_gone
         self._instance = secrets.token_bytes(8)
+        self._numbers = itertools.count()
         self._stopping = False
         self._greeted: set[SwarmConn] = set()
         host.set_stream_handler(hello.PROTOCOL, self._on_hello_stream)
@@ -220,7 +222,7 @@ class Admission:
             addresses=tuple(address.text for address in addresses),
             outbound=outbound,
             connected_since_s=trio.current_time(),
-            link=DirectLink(peer_id, self._config.max_direct_bytes),
+            link=DirectLink(peer_id, self._config.max_direct_bytes, self._numbers),
             asking=trio.Semaphore(self._config.requests_per_peer),
         )
         self._peers.add(peer)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Direct messages: one persistent outbound stream per peer, a bounded queue on each side, in order, at most once.
 
-The correlation id of a frame is its sequence number since the peer was admitted. A batch whose write failed is sent again
-on the next stream; the receiver drops what it has by the number.
+The correlation id of a frame is its number among all that the sending process has sent, to whomever. A batch whose write failed
+is sent again on the next stream; the receiver drops what it has by the number. Numbers do not begin anew with a connection: a peer
+that has not noticed the end of the one before remembers them.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 import trio
@@ -38,14 +39,15 @@ CloseStream = Callable[[INetStream], Awaitable[None]]
 class DirectLink:
     """Both directions of direct messages with one peer."""
 
-    def __init__(self, peer_id: str, max_payload_bytes: int) -> None:
+    def __init__(self, peer_id: str, max_payload_bytes: int, numbers: Iterator[int]) -> None:
+        """Take the numbers of frames, rising, from where all links of this process take them."""
         self.peer_id = peer_id
         self.lost = 0
         self._max_payload_bytes = max_payload_bytes
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
         self._outbox_filled = trio.Event()
-        self._next_number = 0
+        self._numbers = numbers
         self._inbox: deque[Frame] = deque()
         self._inbox_bytes = 0
         self._inbox_filled = trio.Event()
@@ -62,8 +64,7 @@ class DirectLink:
         """Queue a message; False if the queue is full."""
         if len(self._outbox) >= MAX_QUEUED_FRAMES or self._outbox_bytes + len(payload) > MAX_QUEUED_BYTES:
             return False
-        frame = encode_frame(kind, self._next_number, payload)
-        self._next_number += 1
+        frame = encode_frame(kind, next(self._numbers), payload)
         self._outbox.append(frame)
         self._outbox_bytes += len(frame)
         self._outbox_filled.set()

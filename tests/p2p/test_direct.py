@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Direct messages: order, bounds, back-pressure, broken streams."""
 
+from itertools import count
+
 import pytest
 import trio
 import trio.testing
@@ -88,7 +90,7 @@ async def test_a_handler_that_fails_costs_the_message_and_not_the_node(world: Wo
 
 
 def test_the_queue_is_bounded_in_frames_and_in_bytes() -> None:
-    link = DirectLink("p", 2**20)
+    link = DirectLink("p", 2**20, count())
     assert sum(link.send(1, b"") for _ in range(MAX_QUEUED_FRAMES + 10)) == MAX_QUEUED_FRAMES
     assert link.give_up() == MAX_QUEUED_FRAMES
     assert link.lost == MAX_QUEUED_FRAMES
@@ -106,7 +108,7 @@ class Pipe:
 
 
 async def test_the_inbox_is_bounded_and_then_the_stream_is_not_read(nursery: trio.Nursery) -> None:
-    link = DirectLink("p", 1000)
+    link = DirectLink("p", 1000, count())
     pipe = Pipe()
     nursery.start_soon(link.read_stream, pipe)
     for start in range(0, 100 * MAX_INBOX_FRAMES, MAX_INBOX_FRAMES):
@@ -120,7 +122,7 @@ async def test_the_inbox_is_bounded_and_then_the_stream_is_not_read(nursery: tri
 
 
 async def test_frames_that_were_sent_again_are_taken_once(nursery: trio.Nursery) -> None:
-    link = DirectLink("p", 1000)
+    link = DirectLink("p", 1000, count())
     taken = []
 
     async def deliver(kind: int, payload: bytes) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import trio
+from libp2p.peer.id import ID
 
 from ledger.errors import InvalidInput
 from p2p.addresses import Standing, parse_address
 from p2p.network import NetworkConfig, open_network
-from tests.p2p.kit import Node, Recorder, World, make_config, stop_reading
+from tests.p2p.kit import Node, Recorder, World, make_config, muxer_of, stop_reading
 
 
 async def test_two_nodes_meet_and_know_each_others_names(world: World) -> None:
@@ -86,6 +87,22 @@ async def test_a_restarted_process_replaces_what_is_left_of_the_old(world: World
     await world.until(lambda: old.is_closed)
     assert one.knows(after.peer_id)
     assert one.recorder.peers == [(before.peer_id, True), (before.peer_id, False), (before.peer_id, True)]
+
+
+async def test_who_comes_back_before_its_end_was_noticed_is_still_heard(world: World) -> None:
+    """One side sees the connection end, the other does not: as when a firewall drops what is under way."""
+    one, two = await world.pair()
+    for number in range(10):
+        assert two.net.send(one.net.peer_id, 1, b"%d" % number)
+    await world.until(lambda: len(one.recorder.direct) == 10)
+    key = ID.from_base58(one.net.peer_id)
+    (connection,) = two.net._host.swarm.connections.pop(key)
+    two.net._admission._on_disconnected(connection)
+    await world.until(lambda: two.recorder.peers == [(one.net.peer_id, came) for came in (True, False, True)])
+    assert one.recorder.peers == [(two.net.peer_id, True)]
+    assert two.net.send(one.net.peer_id, 1, b"back")
+    await world.until(lambda: one.recorder.direct[10:] == [(two.net.peer_id, 1, b"back")])
+    await muxer_of(connection).abort()  # nobody else knows of it any more
 
 
 async def test_stopping_closes_every_socket_and_leaves_no_task(world: World) -> None:
