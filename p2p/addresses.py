@@ -12,7 +12,7 @@ from multiaddr import Multiaddr
 from ledger.errors import InvalidInput
 
 MAX_ENTRIES = 1024
-"""Peers in the book: twenty times the peers of a node; hearsay gives way to peers met."""
+"""Peers in the book: twenty times the peers of a node; hearsay gives way to peers met, and of these who is gone to who is there."""
 MAX_ADDRESSES = 8
 """Addresses per peer."""
 MAX_CHARS = 256
@@ -155,13 +155,15 @@ class AddressBook:
         return True
 
     def _make_room(self, standing: Standing) -> bool:
-        victims = [entry for entry in self._entries.values() if entry.standing < max(standing, Standing.MET)]
-        if standing == Standing.HEARSAY:
-            victims = [entry for entry in victims if entry.failures > 0]
-        victims = [entry for entry in victims if not entry.dialling]
+        """Forget a peer of lower standing, or one of the same that cannot be reached: whom we met once may be gone for good."""
+        victims = [
+            entry
+            for entry in self._entries.values()
+            if not entry.dialling and (entry.standing < standing or (entry.standing == standing and entry.failures))
+        ]
         if not victims:
             return False
-        victim = max(victims, key=lambda entry: entry.failures)
+        victim = min(victims, key=lambda entry: (entry.standing, -entry.failures))
         del self._entries[victim.peer_id]
         return True
 

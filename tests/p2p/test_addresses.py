@@ -113,6 +113,20 @@ def test_the_book_is_bounded_and_keeps_whom_it_met() -> None:
     assert len(ours.all()) == MAX_ENTRIES
 
 
+def test_peers_that_were_met_and_are_gone_do_not_keep_new_ones_out_for_ever() -> None:
+    ours = book()
+    for number in range(MAX_ENTRIES):
+        ours.learn(address(f"s{number}"), Standing.MET, 0.0)
+    assert not ours.learn(address("new"), Standing.MET, 0.0), "all are as good as it is"
+    gone = ours.get("s7")
+    assert gone is not None
+    ours.failed(gone, 0.0)
+    assert not ours.learn(address("heard of"), Standing.HEARSAY, 0.0), "hearsay makes nobody go who was met"
+    assert ours.learn(address("new"), Standing.MET, 0.0)
+    assert ours.get("s7") is None
+    assert len(ours.all()) == MAX_ENTRIES
+
+
 def test_the_address_that_worked_comes_first() -> None:
     ours = book()
     for port in (1, 2, 3):
