@@ -55,7 +55,8 @@ _DATABASES = (
 )
 _decode_head = decoder(Head, 1024)
 _decode_receipt = decoder(Receipt, 1024, own=True)
-_decode_keys = decoder(tuple[bytes, ...], 64 * 1024**2, name="row of dirty keys", own=True)
+# The bound is LMDB's own for a value: a node that has written a row must be able to read it, whatever a leader has put into a block.
+_decode_keys = decoder(tuple[bytes, ...], 2**32, name="row of dirty keys", own=True)
 
 
 def _number(value: int) -> bytes:
