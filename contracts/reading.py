@@ -14,10 +14,8 @@ from contracts.registry import Registry
 from contracts.requests import check_request
 from ledger.codec import decoder
 from ledger.errors import InvalidInput
-from ledger.offchain import MAX_OPERATIONS, ContractTerms
+from ledger.offchain import MAX_OPERATIONS, MAX_OUTCOMES_BYTES, ContractTerms
 
-MAX_OUTCOMES_BYTES = MAX_OPERATIONS * 128
-"""64 outcomes with the longest codes and results."""
 _Outcomes = Annotated[tuple[Outcome, ...], msgspec.Meta(min_length=1, max_length=MAX_OPERATIONS)]
 decode_outcomes = decoder(_Outcomes, MAX_OUTCOMES_BYTES, name="outcomes")
 """Decode the outcomes of a request; raises `InvalidInput`."""

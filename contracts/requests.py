@@ -20,7 +20,6 @@ from ledger.offchain import (
     MAX_OPERATIONS,
     MAX_REQUEST_BYTES,
     ChainOperations,
-    Deposit,
     InvalidRequest,
     OperationList,
     request_digest,
@@ -95,11 +94,6 @@ def sign_request(
     if len(raw) > MAX_REQUEST_BYTES:
         raise InvalidInput(f"the request has {len(raw)} bytes; at most {MAX_REQUEST_BYTES} are allowed: split it")
     return raw
-
-
-def deposit_request(contract_id: bytes, sequence: int, account: bytes, amount_microcredit: int) -> bytes:
-    """Return the request by which the chain tells a contract of a deposit."""
-    return encode(ChainOperations(contract_id, sequence, (encode(Deposit(account, amount_microcredit)),)))
 
 
 def check_request(chain_id: bytes, contract_id: bytes, raw: bytes) -> CheckedRequest:

@@ -9,7 +9,6 @@ R3 A batch has one content for ever: what fraud undoes ends the contract, so no 
 import msgspec
 
 from ledger.acts import Act
-from ledger.codec import encode
 from ledger.contract_bodies import CommitBatch, ForceOperation, FundContract, OpenContract
 from ledger.contract_queries import final_count
 from ledger.contract_state import CommittedBatch, Contract, ForcedRequest, contract_id_of, contract_key
@@ -18,10 +17,9 @@ from ledger.errors import InvalidInput, Rejection, RejectionReason
 from ledger.offchain import (
     MAX_FORCED,
     BatchCommitment,
-    ChainOperations,
     ContractTerms,
-    Deposit,
     InvalidRequest,
+    deposit_request,
     request_digest,
 )
 from ledger.state import CONTRACT_BATCHES, CONTRACTS, FORCED_REQUESTS, SUPPLY, State
@@ -75,7 +73,7 @@ def fund_contract(act: Act, body: FundContract) -> None:
         raise Rejection(RejectionReason.NO_DEPOSITS, detail)
     act.require_credits(amount)
     sequence = contract.deposit_count
-    request = encode(ChainOperations(body.contract_id, sequence, (encode(Deposit(body.account, amount)),)))
+    request = deposit_request(body.contract_id, sequence, body.account, amount)
     row = ForcedRequest(
         request_digest=request_digest(request),
         height=context.height,

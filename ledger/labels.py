@@ -15,9 +15,6 @@ from ledger.crypto.chameleon_proof import PROOF_BYTES
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.patients import RecordEnvelope
 
-LABEL_STATUSES = ("amended", "entered-in-error")
-"""FHIR statuses that only a label gives."""
-
 ProofBytes = Annotated[bytes, msgspec.Meta(min_length=PROOF_BYTES, max_length=PROOF_BYTES)]
 """A Groth16 proof over BN254, see `ledger.crypto.chameleon_proof`."""
 

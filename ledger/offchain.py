@@ -23,6 +23,8 @@ MAX_OPERATIONS = 64
 """Operations in one request: what one signature pays for, and what one challenge replays."""
 MAX_OPERATION_BYTES = 1024
 """Room for one call; operations name things by digests and carry no documents."""
+MAX_OUTCOMES_BYTES = MAX_OPERATIONS * 128
+"""Outcomes of one request: each has a code of up to 32 characters and a result of up to 64 bytes."""
 MAX_REQUEST_BYTES = 8 * 1024
 """64 operations of about 120 bytes; travels whole in a proof of fraud."""
 MAX_PARAMETERS_BYTES = 1024
@@ -301,6 +303,11 @@ class MachineRegistry(Protocol):
 def request_digest(request: bytes) -> bytes:
     """Return the identifier of a request's bytes."""
     return tagged_hash(Tag.OFFCHAIN_REQUEST, request)
+
+
+def deposit_request(contract_id: bytes, sequence: int, account: bytes, amount_microcredit: int) -> bytes:
+    """Return the request by which the chain tells a contract of a deposit."""
+    return encode(ChainOperations(contract_id, sequence, (encode(Deposit(account, amount_microcredit)),)))
 
 
 def data_digest(data: bytes) -> bytes:

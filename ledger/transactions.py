@@ -21,7 +21,7 @@ from ledger.errors import InvalidInput, Rejection, RejectionReason
 from ledger.offchain import MAX_FRAUD_PROOF_BYTES
 
 MAX_TRANSACTION_BYTES = 16 * 1024
-"""Twenty times the largest kind (evidence with two signed headers, about 800 bytes), and 32 fit into a batch."""
+"""Twice the largest kind but a challenge (a forced request, of up to 8 KiB), and 32 fit into a batch."""
 MAX_CHALLENGE_BYTES = MAX_FRAUD_PROOF_BYTES + 1024
 """A challenge alone may be larger: any dispute fits into a proof of fraud, and the rest of the transaction takes 250 bytes."""
 CHALLENGE_COST = 200

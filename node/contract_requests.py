@@ -18,6 +18,7 @@ from ledger.contract_bodies import ForceOperation
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.errors import InvalidInput, NotFound, RejectionReason, SpchainError
 from ledger.offchain import (
+    MAX_OUTCOMES_BYTES,
     BatchCommitment,
     LeafProof,
     RequestBytes,
@@ -32,7 +33,6 @@ from node.api import contract_models as models
 from node.client import NodeClient
 from node.http_client import ApiError, NodeUnreachable
 from node.offchain.statuses import RESTS_ON, RequestStage
-from records.claims import MAX_OUTCOMES_BYTES
 
 MAX_COMMITMENT_BYTES = 1024
 """A commitment takes 190 bytes, and 36 more for each forced request that it answers for."""

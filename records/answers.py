@@ -123,11 +123,6 @@ class Collection:
         """Tell whether m answers fit together."""
         return len(self._best()) >= self._grant.terms.threshold
 
-    def is_hopeless(self) -> bool:
-        """Tell whether m answers can no more be reached: too many proxies have refused or failed."""
-        left = len(self._waiting) + len(self._asked)
-        return not self.is_complete() and len(self._best()) + left < self._grant.terms.threshold
-
     def ask(self) -> tuple[bytes, ...]:
         """Return the proxies to ask now; they count as asked until `add` or `fail` is called for them.
 

@@ -34,7 +34,7 @@ class Usage:
 
 
 class BlobStore(Protocol):
-    """What a node needs of a place for blobs; identifiers are the 32-byte `records.envelope.blob_id`."""
+    """What a node needs of a place for blobs; identifiers are the blobs' 32-byte `address`."""
 
     def put(self, blob_id: bytes, blob: bytes) -> None:
         """Keep a blob durably; again is no change.
@@ -116,7 +116,7 @@ class MemoryBlobStore:
 
 
 def address(blob: bytes) -> bytes:
-    """Return the identifier of the bytes, whatever they hold."""
+    """Return the 32-byte identifier of the bytes, whatever they hold."""
     return tagged_hash(Tag.BLOB, blob)
 
 

@@ -18,16 +18,13 @@ from ledger.chain import Chain
 from ledger.codec import Address, Digest, Uint, Wire
 from ledger.errors import InvalidInput
 from ledger.genesis import Genesis
-from ledger.offchain import MAX_OPERATIONS, ContractTerms, LeafProof, RequestBytes
+from ledger.offchain import MAX_OUTCOMES_BYTES, ContractTerms, LeafProof, RequestBytes
 from ledger.partial_tree import WitnessEntry
 from ledger.state import EPOCHS, PROGRESS, Table, V
 from records.access_entries import SignedEntry
 
 MAX_ACCESS_ENTRIES = 1024
 """Entries of one file: with signatures and 64 records each they take at most a megabyte."""
-
-MAX_OUTCOMES_BYTES = MAX_OPERATIONS * 128
-"""Outcomes of one request: each has a code of up to 32 characters and a result of up to 64 bytes."""
 
 T = TypeVar("T")
 Walk = Generator[Sequence[bytes], Sequence[bytes | None], T]

@@ -31,6 +31,7 @@ from ledger.crypto.reencryption import (
     encrypt,
 )
 from ledger.errors import InvalidInput
+from records.blob_store import address
 from records.limits import MAX_BLOB_BYTES, MAX_BUNDLE_BYTES
 
 BLOB_VERSION: Literal[1] = 1
@@ -68,11 +69,6 @@ class SealedRecord:
         return len(self.blob)
 
 
-def blob_id(blob: bytes) -> bytes:
-    """Return the 32-byte content address of an encoded blob."""
-    return tagged_hash(Tag.BLOB, blob)
-
-
 def capsule_digest(capsule: bytes) -> bytes:
     """Return the 32-byte digest of a capsule."""
     return tagged_hash(Tag.CAPSULE, capsule)
@@ -96,7 +92,7 @@ def seal(bundle: bytes, patient_reencryption_key: bytes) -> SealedRecord:
         )
     return SealedRecord(
         blob=blob,
-        blob_id=blob_id(blob),
+        blob_id=address(blob),
         capsule_digest=capsule_digest(capsule),
         bundle_bytes=len(bundle),
     )
@@ -118,7 +114,7 @@ def check_blob(data: bytes, expected_blob_id: bytes, expected_capsule_digest: by
     Raises:
         InvalidInput: another blob, or an author who committed to a capsule that is not in it.
     """
-    if blob_id(data) != expected_blob_id:
+    if address(data) != expected_blob_id:
         raise InvalidInput(f"{len(data)} bytes are not the blob {expected_blob_id.hex()}; ask another holder")
     blob = parse_blob(data)
     if capsule_digest(blob.capsule) != expected_capsule_digest:

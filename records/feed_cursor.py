@@ -68,12 +68,6 @@ class FeedCursor:
             rows = connection.execute("SELECT number FROM feed_owed ORDER BY number LIMIT ?", (limit,)).fetchall()
         return tuple(number for (number,) in rows)
 
-    def owed_count(self) -> int:
-        """Return how many entries have to be sent again. Raises `StoreError`."""
-        with self._file.transaction() as connection:
-            count: int = connection.execute("SELECT count(*) FROM feed_owed").fetchone()[0]
-        return count
-
     def begin(self, state: FeedState, under_way: UnderWay) -> FeedState:
         """Write a request down before it is sent; returns the state then. Raises `StoreError`, and then nothing has changed."""
         next_number = max(state.next_number, under_way.numbers[-1] + 1)

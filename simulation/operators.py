@@ -12,7 +12,6 @@ from typing import Protocol
 from contracts.journal import Accepted, JournalEntry, decode_entry, encode_entry
 from contracts.machines.micro_fees import MICRO_FEES, MicroFeesParameters
 from contracts.operator import AlreadyAccepted, Answer, Batch, Busy, Operator, OperatorLimits, Start
-from contracts.requests import deposit_request
 from contracts.shipped import MACHINES
 from ledger.bodies import Body
 from ledger.codec import encode
@@ -21,7 +20,7 @@ from ledger.contract_queries import contract_at, forced_at
 from ledger.contract_state import Contract, contract_id_of
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import InvalidInput, StoreError
-from ledger.offchain import BatchCommitment, ContractTerms
+from ledger.offchain import BatchCommitment, ContractTerms, deposit_request
 from simulation.contract_plan import ContractPlan
 from simulation.replica import Replica
 from simulation.scheduler import Scheduler

@@ -28,8 +28,6 @@ class Outcome(msgspec.Struct, frozen=True):
     """Microblocks committed."""
     epochs: int
     """Keyblocks pinned."""
-    virtual_ms: int
-    """How long it took, in the world's time."""
 
 
 class Failure(Exception):
@@ -63,8 +61,7 @@ def run(scenario: Scenario) -> Outcome:
         raise Failure(scenario, violation, trace) from violation
     except Exception as error:  # whatever a core raises, no input may do that (I13)
         raise Failure(scenario, Violation("I13", f"{type(error).__name__}: {error}"), trace) from error
-    judge, now_ms = world.judge, world.scheduler.now_ms
-    return Outcome(scenario, trace.digest(), trace.count, judge.height, judge.epoch, now_ms)
+    return Outcome(scenario, trace.digest(), trace.count, world.judge.height, world.judge.epoch)
 
 
 @contextmanager

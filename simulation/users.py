@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 
 from contracts.machines.micro_fees import Pay, Refund, Withdraw
 from contracts.operator import Answer
-from contracts.requests import deposit_request, sign_request
+from contracts.requests import sign_request
 from ledger.bodies import Body
 from ledger.codec import encode
 from ledger.contract_bodies import ForceOperation, FundContract
 from ledger.contract_queries import contract_at
 from ledger.crypto.hashing import Tag, tagged_hash
-from ledger.offchain import SignedReceipt
+from ledger.offchain import SignedReceipt, deposit_request
 from ledger.state import State
 from simulation.operators import SimulatedOperator
 from simulation.replica import Replica

@@ -8,7 +8,6 @@ import msgspec
 
 from contracts.batch_data import open_data, prove_leaf
 from contracts.machines.micro_fees import MICRO_FEES, balance_key, withdrawn_key
-from contracts.requests import deposit_request
 from contracts.state_map import StateMap
 from ledger.bodies import Body
 from ledger.contract_bodies import (
@@ -32,6 +31,7 @@ from ledger.offchain import (
     WrongEnd,
     WrongExecution,
     WrongForced,
+    deposit_request,
 )
 from simulation.heirs import EntriesAfter, claim_of
 from simulation.operators import PARAMETERS, SimulatedOperator

@@ -264,15 +264,6 @@ def verify_capsule_fragment(
     return VerifiedCapsuleFragment(fragment, capsule, delegating_key)
 
 
-def is_reencryption_key(public_key: bytes) -> bool:
-    """Tell whether the bytes are a compressed point that can be encrypted to."""
-    try:
-        umbral_pre.PublicKey.from_compressed_bytes(public_key)
-    except ValueError:
-        return False
-    return True
-
-
 def encrypt(public_key: bytes, plaintext: bytes) -> tuple[bytes, bytes]:
     """Encrypt to a public key; return the capsule (105 bytes) and the ciphertext (40 bytes more than plain).
 

@@ -5,12 +5,11 @@ So it does not matter whether a microblock came while the operator was up, down 
 """
 
 from consensus.restart import decode_signed
-from contracts.requests import deposit_request
 from ledger.contract_bodies import ForceOperation
 from ledger.contract_queries import forced_at
 from ledger.contract_state import Contract
 from ledger.errors import NotFound, StoreError
-from ledger.offchain import request_digest
+from ledger.offchain import deposit_request, request_digest
 from ledger.store import Store
 from ledger.transactions import check_shape, decode_batch
 

@@ -24,11 +24,11 @@ from contracts.machines.micro_fees import MICRO_FEES, MicroFeesParameters, Pay, 
 from contracts.machines.vital_signs import Measure, VitalSignsParameters
 from contracts.operator import Answer, Batch, Operator, OperatorLimits, Start
 from contracts.registry import Registry
-from contracts.requests import deposit_request, sign_request
+from contracts.requests import sign_request
 from contracts.watcher import THOROUGH_LEAVES, Watcher
 from ledger.codec import encode
 from ledger.crypto.hashing import Tag, tagged_hash
-from ledger.offchain import BatchCommitment, ContractTerms
+from ledger.offchain import BatchCommitment, ContractTerms, deposit_request
 from ledger.testing import key
 
 CHAIN_ID = tagged_hash(Tag.GENESIS, b"contracts' tests")

@@ -14,14 +14,7 @@ from contracts.batch_data import BatchItem, check_data, prove_leaf
 from contracts.execution import MACHINE_PREFIX, sequence_key
 from contracts.machines.micro_fees import Pay, balance_key
 from contracts.operator import Batch
-from contracts.requests import (
-    CheckedRequest,
-    Operations,
-    SignedOperations,
-    check_request,
-    deposit_request,
-    sign_request,
-)
+from contracts.requests import CheckedRequest, Operations, SignedOperations, check_request, sign_request
 from ledger.codec import decode, encode
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.errors import InvalidInput
@@ -35,6 +28,7 @@ from ledger.offchain import (
     WrongEnd,
     WrongExecution,
     WrongForced,
+    deposit_request,
     request_digest,
 )
 from ledger.testing import key

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from contracts.batch_data import BatchItem, commit, open_data, prove_leaf
 from contracts.machine import Machine
 from contracts.machines import SHIPPED
-from contracts.requests import deposit_request, sign_request
+from contracts.requests import sign_request
 from contracts.state_map import StateMap
 from ledger.codec import encode
 from ledger.errors import InvalidInput
 from ledger.fraud import check_fraud
-from ledger.offchain import Place, WrongExecution
+from ledger.offchain import Place, WrongExecution, deposit_request
 from ledger.testing import key
 from tests.contracts import kit
 

@@ -14,10 +14,10 @@ from contracts.execution import WRONG_SEQUENCE, next_sequence
 from contracts.journal import Accepted, Cut, JournalEntry, decode_entry, encode_entry
 from contracts.machines.micro_fees import Pay
 from contracts.operator import AlreadyAccepted, Answer, Batch, Busy, Operator, OperatorLimits, Start
-from contracts.requests import deposit_request, sign_request
+from contracts.requests import sign_request
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.errors import InvalidInput, StoreError
-from ledger.offchain import MAX_FORCED, InvalidRequest, is_signed_receipt
+from ledger.offchain import MAX_FORCED, InvalidRequest, deposit_request, is_signed_receipt
 from ledger.testing import key
 from tests.contracts import kit
 

@@ -11,7 +11,7 @@ from contracts.batch_data import BatchItem, commit, open_data
 from contracts.machines.access_log import AccessLogParameters
 from contracts.machines.micro_fees import MicroFeesParameters, balance_key, payable_keys
 from contracts.operator import Batch, Operator, OperatorLimits, Start
-from contracts.requests import deposit_request, sign_request
+from contracts.requests import sign_request
 from contracts.shipped import MACHINES
 from contracts.state_map import StateMap
 from contracts.watcher import Watcher
@@ -26,7 +26,7 @@ from ledger.crypto.keys import PrivateKey
 from ledger.errors import Rejection, RejectionReason
 from ledger.genesis import chain_id
 from ledger.memory_store import MemoryStore
-from ledger.offchain import FraudProof
+from ledger.offchain import FraudProof, deposit_request
 from ledger.rules import ContractRules
 from ledger.state import ACCOUNTS, CONTRACT_BATCHES, CONTRACTS, FORCED_REQUESTS, State
 from ledger.transactions import check_transaction

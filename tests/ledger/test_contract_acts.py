@@ -5,7 +5,6 @@ import msgspec
 import pytest
 
 from contracts.machines.micro_fees import Pay
-from contracts.requests import deposit_request
 from ledger import testing
 from ledger.codec import encode
 from ledger.contract_acts import MAX_CLEARED
@@ -13,7 +12,7 @@ from ledger.contract_bodies import CommitBatch, ForceOperation, FundContract, Op
 from ledger.contract_state import CommittedBatch, contract_id_of, contract_key
 from ledger.crypto.hashing import ZERO_DIGEST
 from ledger.errors import Rejection, RejectionReason
-from ledger.offchain import MAX_FORCED, MAX_OPERATIONS, ForcedPlace, request_digest
+from ledger.offchain import MAX_FORCED, MAX_OPERATIONS, ForcedPlace, deposit_request, request_digest
 from ledger.state import CONTRACT_BATCHES, CONTRACTS, FORCED_REQUESTS
 from ledger.transactions import check_transaction
 from tests.ledger.contracts_kit import (

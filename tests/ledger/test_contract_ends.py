@@ -9,7 +9,6 @@ import pytest
 from contracts.batch_data import prove_leaf
 from contracts.machines.micro_fees import Pay, Withdraw, payable_keys
 from contracts.operator import Batch
-from contracts.requests import deposit_request
 from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.bodies import RegisterInstitution, RegisterPatient
@@ -30,7 +29,7 @@ from ledger.crypto.hashing import ZERO_DIGEST
 from ledger.errors import RejectionReason
 from ledger.memory_store import MemoryStore
 from ledger.miners import Offence
-from ledger.offchain import BrokenReceipt, ForcedPlace, SignedReceipt, WrongForced
+from ledger.offchain import BrokenReceipt, ForcedPlace, SignedReceipt, WrongForced, deposit_request
 from ledger.patients import patient_keyblock_signing_digest
 from ledger.state import ACCOUNTS, CLAIMS, OFFENCES, Account, State
 from ledger.testing_patients import change_keys, next_keyblock

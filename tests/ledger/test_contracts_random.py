@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from contracts.batch_data import open_data
 from contracts.machines.micro_fees import Pay, Refund, Withdraw
 from contracts.operator import Batch
-from contracts.requests import check_request, deposit_request
+from contracts.requests import check_request
 from ledger.contract_bodies import (
     ChallengeBatch,
     CloseContract,
@@ -33,7 +33,7 @@ from ledger.contract_queries import final_count
 from ledger.crypto.hashing import ZERO_DIGEST
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import Rejection, RejectionReason
-from ledger.offchain import MAX_FORCED, InvalidRequest
+from ledger.offchain import MAX_FORCED, InvalidRequest, deposit_request
 from ledger.state import OFFENCES
 from tests.ledger.contracts_kit import (
     ALICE,

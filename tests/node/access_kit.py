@@ -136,7 +136,7 @@ class Hospital:
             except Trouble:
                 await trio.sleep(0.01)
                 continue
-            if not self.log.cursor.owed_count():
+            if not self.log.cursor.owed(1):
                 return
         raise AssertionError(f"still waiting: {self.feed.status()}")
 

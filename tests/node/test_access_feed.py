@@ -298,7 +298,7 @@ async def test_what_the_contract_refuses_is_owed_and_tried_in_smaller_requests(
         monkeypatch.setattr(hospital.way, "send", refuses_half)
         await hospital.persist()
     assert sizes == [8, 4, 2]
-    assert hospital.log.cursor.owed_count() == 0
+    assert hospital.log.cursor.owed(1) == ()
 
 
 # ------------------------------------------------------------------ the file

@@ -10,12 +10,12 @@ from structlog.testing import capture_logs
 
 from contracts.machines.micro_fees import MicroFeesParameters, Pay
 from contracts.operator import Batch, Operator, Start
-from contracts.requests import deposit_request, sign_request
+from contracts.requests import sign_request
 from contracts.shipped import MACHINES
 from ledger.codec import encode
 from ledger.contract_bodies import CommitBatch, FundContract, OpenContract
 from ledger.contract_state import contract_id_of
-from ledger.offchain import ContractTerms, SignedReceipt
+from ledger.offchain import ContractTerms, SignedReceipt, deposit_request
 from ledger.testing import key
 from node.actions import Actor
 from node.client import NodeClient

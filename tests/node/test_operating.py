@@ -9,12 +9,12 @@ import trio
 from trio.abc import Instrument
 
 from contracts.operator import OperatorLimits
-from contracts.requests import deposit_request, sign_request
+from contracts.requests import sign_request
 from ledger import testing
 from ledger.codec import encode
 from ledger.contract_bodies import CloseContract, CommitBatch, ForceOperation
 from ledger.errors import InvalidInput, NotFound, StoreError
-from ledger.offchain import MAX_FORCED
+from ledger.offchain import MAX_FORCED, deposit_request
 from ledger.transactions import check_transaction
 from node.offchain import committing, serving
 from node.offchain.statuses import refused

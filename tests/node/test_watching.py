@@ -15,14 +15,14 @@ from contracts.batch_data import prove_leaf
 from contracts.execution import MACHINE_PREFIX, sequence_key
 from contracts.machines.micro_fees import Pay, balance_key
 from contracts.operator import Batch
-from contracts.requests import Operations, SignedOperations, deposit_request
+from contracts.requests import Operations, SignedOperations
 from ledger import testing
 from ledger.bodies import Transfer
 from ledger.codec import encode
 from ledger.contract_bodies import ChallengeBatch, CloseContract
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.errors import InvalidInput, NotFound
-from ledger.offchain import BrokenReceipt, ForcedPlace, RequestReceipt, sign_receipt
+from ledger.offchain import BrokenReceipt, ForcedPlace, RequestReceipt, deposit_request, sign_receipt
 from ledger.state_tree import verify_state_proof
 from node.offchain import challenging, promises, replaying
 from tests.contracts.kit import data_of, rebuilt, recommitted

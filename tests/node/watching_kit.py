@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from contracts.operator import Answer, Batch, Operator, Start
-from contracts.requests import deposit_request, sign_request
+from contracts.requests import sign_request
 from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.contract_bodies import CommitBatch, OpenContract
@@ -20,7 +20,7 @@ from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import NotFound
 from ledger.miners import Offence
-from ledger.offchain import BatchCommitment
+from ledger.offchain import BatchCommitment, deposit_request
 from ledger.state import OFFENCES, State
 from node.offchain import challenging, following
 from node.offchain.challenging import Fault

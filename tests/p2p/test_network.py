@@ -96,7 +96,9 @@ async def test_who_comes_back_before_its_end_was_noticed_is_still_heard(world: W
         assert two.net.send(one.net.peer_id, 1, b"%d" % number)
     await world.until(lambda: len(one.recorder.direct) == 10)
     key = ID.from_base58(one.net.peer_id)
-    (connection,) = two.net._host.swarm.connections.pop(key)
+    connection = two.net._host.swarm.live_connection(key)
+    assert connection is not None
+    two.net._host.swarm.connections.pop(key)
     two.net._admission._on_disconnected(connection)
     await world.until(lambda: two.recorder.peers == [(one.net.peer_id, came) for came in (True, False, True)])
     assert one.recorder.peers == [(two.net.peer_id, True)]

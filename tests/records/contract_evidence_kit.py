@@ -9,7 +9,7 @@ from contracts.journal import Accepted
 from contracts.machines.micro_fees import MicroFeesParameters, Pay, balance_key
 from contracts.operator import Batch, Operator, Start
 from contracts.reading import Reader
-from contracts.requests import deposit_request, sign_request
+from contracts.requests import sign_request
 from contracts.shipped import MACHINES
 from contracts.state_map import StateMap
 from ledger import testing
@@ -18,7 +18,7 @@ from ledger.codec import encode
 from ledger.contract_bodies import CommitBatch, ForceOperation, FundContract, OpenContract
 from ledger.contract_state import contract_id_of
 from ledger.crypto.hashing import Tag, tagged_hash
-from ledger.offchain import ContractTerms
+from ledger.offchain import ContractTerms, deposit_request
 from records.claims import ContractValueClaim, OperationClaim
 from tests.records.evidence_kit import CHAIN, OTHER, PATIENT, Network
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ledger.errors import InvalidInput, NotFound
-from records.blob_store import BlobStore, MemoryBlobStore, StorageFull, Usage
+from records.blob_store import BlobStore, MemoryBlobStore, StorageFull, Usage, address
 from records.disk_blob_store import DiskBlobStore
-from records.envelope import blob_id
 from records.limits import MAX_BLOB_BYTES
 
 CAPACITY = 4096
@@ -37,7 +36,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
 
 
 def kept(store: BlobStore, blob: bytes) -> bytes:
-    name = blob_id(blob)
+    name = address(blob)
     store.put(name, blob)
     return name
 
@@ -71,7 +70,7 @@ def test_putting_again_is_no_change(opened: Open) -> None:
 def test_bytes_of_another_name_are_refused(opened: Open) -> None:
     store = opened(CAPACITY)
     with pytest.raises(InvalidInput, match="are not the blob"):
-        store.put(blob_id(b"one"), b"two")
+        store.put(address(b"one"), b"two")
     assert store.usage().blobs == 0
 
 
@@ -116,7 +115,7 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(blob=blobs)
     def put(self, blob: bytes) -> None:
-        name = blob_id(blob)
+        name = address(blob)
         fits = name in self.model or sum(map(len, self.model.values())) + len(blob) <= self.capacity
         for store in (self.disk, self.memory):
             if fits:
@@ -129,7 +128,7 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(blob=blobs)
     def get(self, blob: bytes) -> None:
-        name = blob_id(blob)
+        name = address(blob)
         for store in (self.disk, self.memory):
             assert store.has(name) is (name in self.model)
             if name in self.model:
@@ -140,7 +139,7 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(blob=blobs)
     def delete(self, blob: bytes) -> None:
-        name = blob_id(blob)
+        name = address(blob)
         expected = self.model.pop(name, None) is not None
         assert self.disk.delete(name) is self.memory.delete(name) is expected
 

@@ -16,13 +16,12 @@ import pytest
 
 from ledger.errors import NotFound, StoreError
 from records import disk_blob_store
-from records.blob_store import BlobCorrupt, StorageFull, Usage
+from records.blob_store import BlobCorrupt, StorageFull, Usage, address
 from records.disk_blob_store import QUARANTINE_FILES, DiskBlobStore
-from records.envelope import blob_id
 
 CAPACITY = 1 << 30
 BLOB = b"ciphertext" * 100
-NAME = blob_id(BLOB)
+NAME = address(BLOB)
 
 
 @pytest.fixture
@@ -73,13 +72,13 @@ def test_damage_is_found_set_aside_and_repaired(
 def test_the_quarantine_keeps_the_newest_few(root: Path, store: DiskBlobStore) -> None:
     for number in range(QUARANTINE_FILES + 5):
         blob = b"blob %d" % number
-        store.put(blob_id(blob), blob)
-        file_of(root, blob_id(blob)).write_bytes(b"damaged")
+        store.put(address(blob), blob)
+        file_of(root, address(blob)).write_bytes(b"damaged")
         with pytest.raises(BlobCorrupt):
-            store.get(blob_id(blob))
+            store.get(address(blob))
     left = {file.name for file in (root / "quarantine").iterdir()}
     assert len(left) == QUARANTINE_FILES
-    assert blob_id(b"blob %d" % (QUARANTINE_FILES + 4)).hex() in left
+    assert address(b"blob %d" % (QUARANTINE_FILES + 4)).hex() in left
     assert store.usage().blobs == 0
 
 
@@ -183,9 +182,9 @@ def test_a_file_size_limit_stops_a_write_half_way_and_leaves_nothing(root: Path)
     """A real short write: the kernel accepts 64 KiB of 256 KiB, then refuses."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from records.disk_blob_store import DiskBlobStore; from records.envelope import blob_id\n"
+        "from records.disk_blob_store import DiskBlobStore; from records.blob_store import address\n"
         "store = DiskBlobStore(Path(sys.argv[1]), 1 << 30, reserve_bytes=0); blob = bytes(1 << 18)\n"
-        "try: store.put(blob_id(blob), blob)\n"
+        "try: store.put(address(blob), blob)\n"
         "except Exception as error: print(type(error).__name__, store.usage().blobs)"
     )
     limit = (1 << 16, 1 << 16)
@@ -212,11 +211,11 @@ def test_blobs_survive_kill_9_at_any_moment(root: Path) -> None:
     """A child writes blobs and names each that `put` promised; it is killed in the midst of the writing."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from records.disk_blob_store import DiskBlobStore; from records.envelope import blob_id\n"
+        "from records.disk_blob_store import DiskBlobStore; from records.blob_store import address\n"
         "store = DiskBlobStore(Path(sys.argv[1]), 1 << 30, reserve_bytes=0)\n"
         "for number in range(100000):\n"
         "    blob = number.to_bytes(4, 'big') * 50000\n"
-        "    store.put(blob_id(blob), blob); print(blob_id(blob).hex(), flush=True)"
+        "    store.put(address(blob), blob); print(address(blob).hex(), flush=True)"
     )
     promised: list[bytes] = []
     for wanted in (1, 7, 19):
@@ -232,17 +231,17 @@ def test_blobs_survive_kill_9_at_any_moment(root: Path) -> None:
             assert not list((root / "incoming").iterdir())
             assert set(promised) <= set(store.iterate())
             for name in store.iterate():
-                assert blob_id(store.get(name)) == name
+                assert address(store.get(name)) == name
             assert store.usage().blobs == len(list(store.iterate()))
 
 
 def test_threads_put_get_and_delete_side_by_side(root: Path) -> None:
     blobs = [bytes([number]) * 2000 for number in range(24)]
     with DiskBlobStore(root, CAPACITY, reserve_bytes=0) as store, ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda blob: store.put(blob_id(blob), blob), blobs * 4))
+        list(pool.map(lambda blob: store.put(address(blob), blob), blobs * 4))
         assert store.usage().blobs == len(blobs)
-        assert list(pool.map(lambda blob: store.get(blob_id(blob)), blobs * 2)) == blobs * 2
-        assert sum(pool.map(lambda blob: store.delete(blob_id(blob)), blobs * 4)) == len(blobs)
+        assert list(pool.map(lambda blob: store.get(address(blob)), blobs * 2)) == blobs * 2
+        assert sum(pool.map(lambda blob: store.delete(address(blob)), blobs * 4)) == len(blobs)
         assert store.usage() == Usage(blobs=0, total_bytes=0, capacity_bytes=CAPACITY)
 
 
@@ -253,7 +252,7 @@ def test_threads_together_do_not_exceed_the_capacity(root: Path) -> None:
     def put(store: DiskBlobStore, blob: bytes) -> bool:
         started.wait()
         try:
-            store.put(blob_id(blob), blob)
+            store.put(address(blob), blob)
         except StorageFull:
             return False
         return True

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ledger.crypto.reencryption import DecryptionFailed, ReencryptionKey, encrypt
 from ledger.errors import InvalidInput
-from records.envelope import Blob, blob_id, capsule_digest, check_blob, open_sealed, parse_blob, seal, unpack
+from records.blob_store import address
+from records.envelope import Blob, capsule_digest, check_blob, open_sealed, parse_blob, seal, unpack
 from records.limits import MAX_BLOB_BYTES, MAX_BUNDLE_BYTES
 
 KEY = ReencryptionKey.from_seed(b"\x01" * 32)
@@ -33,7 +34,7 @@ def test_every_sample_comes_back_byte_for_byte(bundles: dict[str, bytes]) -> Non
         assert record.blob_bytes < len(data) / 8
         blob = check_blob(record.blob, record.blob_id, record.capsule_digest)
         assert capsule_digest(blob.capsule) == record.capsule_digest
-        assert blob_id(record.blob) == record.blob_id
+        assert address(record.blob) == record.blob_id
 
 
 @settings(max_examples=25)

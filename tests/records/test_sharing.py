@@ -405,12 +405,13 @@ def test_refusals_end_the_search_when_m_cannot_be_reached(world: World) -> None:
     found = collection(world, prepared, signed)
     first, second = found.ask()
     found.add(first, ask(world, first, signed))
-    assert not found.is_hopeless()
     found.add(second, ask(world, second, signed))
-    assert found.is_hopeless()
+    assert found.ask() == (PROXIES[2],), "one more for each that was of no use"
+    found.fail(PROXIES[2], "gone")
+    assert found.ask() == ()
+    assert not found.is_complete()
     assert set(found.refusals.values()) == {RefusalReason.REVOKED}
     assert "refused: revoked" in found.explain()
-    assert not found.faults
 
 
 # ---------------------------------------------------------------- who gains nothing

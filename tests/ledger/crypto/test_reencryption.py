@@ -14,7 +14,6 @@ from ledger.crypto.reencryption import (
     ReencryptionKey,
     check_capsule,
     encrypt,
-    is_reencryption_key,
 )
 from ledger.errors import InvalidInput
 
@@ -109,7 +108,6 @@ def test_golden_key_from_a_seed() -> None:
 
 def test_a_public_key_is_a_point_of_the_curve_that_signatures_use() -> None:
     assert is_public_key(KEY.public_key)
-    assert is_reencryption_key(KEY.public_key)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +133,6 @@ def test_seeds_of_another_size_are_refused(size: int) -> None:
     ids=["empty", "short", "beyond the field", "not on the curve", "form", "zeros", "infinity"],
 )
 def test_public_keys_off_the_curve_are_refused(public_key: bytes) -> None:
-    assert not is_reencryption_key(public_key)
     with pytest.raises(InvalidInput, match="is no point of secp256k1"):
         encrypt(public_key, PLAINTEXT)
 
