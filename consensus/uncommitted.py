@@ -73,6 +73,7 @@ class Uncommitted:
         node = self.tree.add(block_hash, proposal)
         if node is None:
             self.tree.drop_siblings(self._newest_certified())
+            self._forget_dropped()
             node = self.tree.add(block_hash, proposal)
         if node is None and self.next_commit() is None:
             node = self._add_to_closing(block_hash, proposal)
@@ -90,8 +91,12 @@ class Uncommitted:
         if parent is None or not parent.ends_epoch:
             return None
         self.tree.keep_path(parent.hash)
-        self._certified = {h: c for h, c in self._certified.items() if h in self.tree}
+        self._forget_dropped()
         return self.tree.add(block_hash, proposal)
+
+    def _forget_dropped(self) -> None:
+        """Keep the certificates of the tree's microblocks only: what was dropped must come again whole."""
+        self._certified = {h: c for h, c in self._certified.items() if h in self.tree}
 
     def tip(self) -> Node:
         """Return the newest certified microblock that is here."""
@@ -113,7 +118,7 @@ class Uncommitted:
     def advance(self, node: Node) -> None:
         """Make a final microblock the committed head."""
         self.tree.advance_root(node)
-        self._certified = {h: c for h, c in self._certified.items() if h in self.tree}
+        self._forget_dropped()
         self.digests = {h: d for h, d in self.digests.items() if h >= node.header.executed_height}
 
     def certified_tail(self) -> tuple[CertifiedMicroblock, ...]:

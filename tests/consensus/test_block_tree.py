@@ -5,6 +5,7 @@ from consensus import block_tree
 from consensus.block_tree import BlockTree, Node
 from consensus.core import root_node
 from consensus.messages import Proposal
+from consensus.uncommitted import CommittedHead, Uncommitted
 from ledger.blocks import MicroblockHeader
 from tests.consensus.kit import Net, batch, hash_of
 
@@ -85,3 +86,18 @@ def test_a_full_tree_makes_room_by_dropping_old_siblings(monkeypatch: pytest.Mon
     assert made.add(hash_of(later), later) is not None
     made.drop_siblings(ROOT.hash)
     assert hash_of(later) in made, "what is newer than the tip is kept"
+
+
+def test_what_gave_way_counts_as_unknown_so_that_an_answer_can_bring_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain may go on with it all the same: behind a time-out certificate of members that have not seen the newer one."""
+    monkeypatch.setattr(block_tree, "MAX_UNCOMMITTED", 5)
+    known = Uncommitted(CommittedHead(ROOT, NET.root, ((0, NET.state),)))
+    for proposal in (A, B, SIBLING, C):
+        assert known.add(hash_of(proposal), proposal) is not None
+    for proposal in (SIBLING, C):
+        assert known.take(NET.certificate(header(proposal).round, hash_of(proposal)))
+    later = child(header(C), 6)
+    assert known.add(hash_of(later), later) is not None
+    assert hash_of(SIBLING) not in known.tree
+    assert known.certificate_of(hash_of(SIBLING)) is None
+    assert known.certificate_of(hash_of(C)) is not None
