@@ -82,7 +82,7 @@ class Admission:
         *,
         own_addresses: Callable[[], list[str]],
         penalise: Callable[[str, int, str], None],
-        on_admitted: Callable[[Peer, tuple[Address, ...]], None],
+        on_admitted: Callable[[Peer], None],
         on_gone: Callable[[Peer], None],
     ) -> None:
         self._config = config
@@ -219,7 +219,7 @@ class Admission:
             peer_id=peer_id,
             instance=theirs.instance,
             name=name,
-            addresses=tuple(address.text for address in addresses),
+            addresses=addresses,
             outbound=outbound,
             connected_since_s=trio.current_time(),
             link=DirectLink(peer_id, self._config.max_direct_bytes, self._numbers),
@@ -227,7 +227,7 @@ class Admission:
         )
         self._peers.add(peer)
         log.info("peer connected", peer=peer_id, name=name, outbound=peer.outbound)
-        self._on_admitted(peer, addresses)
+        self._on_admitted(peer)
         self._tell(peer_id, connected=True)
         return None
 

@@ -205,7 +205,7 @@ class Discovery:
         named = tuple(
             NamedPeer(
                 peer.peer_id,
-                tuple(text for text in peer.addresses if asker_is_local or not parse_address(text).is_loopback)[
+                tuple(address.text for address in peer.addresses if asker_is_local or not address.is_loopback)[
                     :MAX_ADDRESSES_NAMED
                 ],
             )

@@ -178,7 +178,7 @@ class Network:
         return PeerInfo(
             peer_id=peer.peer_id,
             name=peer.name,
-            addresses=peer.addresses,
+            addresses=tuple(address.text for address in peer.addresses),
             direction="outbound" if peer.outbound else "inbound",
             connected_since_s=peer.connected_since_s,
             score=self._scores.points(peer.peer_id),
@@ -226,8 +226,8 @@ class Network:
 
     # ------------------------------------------------------------ a peer's life
 
-    def _on_admitted(self, peer: Peer, addresses: tuple[Address, ...]) -> None:
-        self._discovery.admitted(peer.peer_id, addresses)
+    def _on_admitted(self, peer: Peer) -> None:
+        self._discovery.admitted(peer.peer_id, peer.addresses)
         self._gossip.peer_admitted(peer.key)
         self._nursery.start_soon(self._serve_peer, peer)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import trio
 from libp2p.peer.id import ID
 
+from p2p.addresses import Address
 from p2p.direct import DirectLink
 
 
@@ -21,7 +22,7 @@ class Peer:
     """Random per process: tells a restarted peer from one that opens a second connection."""
     name: str
     """Display name given by the application."""
-    addresses: tuple[str, ...]
+    addresses: tuple[Address, ...]
     """Addresses at which it says it can be dialled."""
     outbound: bool
     """Whether we dialled."""
