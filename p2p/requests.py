@@ -38,6 +38,8 @@ DRAIN_S = 2.0
 """How long a request that is answered "busy" is read to its end."""
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 """Bytes of all answers being written at once; beyond it requests are answered "busy"."""
+MAX_PEER_REPLY_BYTES = MAX_REPLY_BYTES // 4
+"""Of these, those to one peer: two of the longest answers. One that reads none must not make all others wait."""
 STREAMS_PER_PLACE = 4
 """Request streams of one peer open at once, per request it may have at work; more are reset."""
 
@@ -125,7 +127,7 @@ class RequestServer:
         self._admission_timeout_s = admission_timeout_s
         self._streams: Counter[str] = Counter()
         self._at_work: Counter[str] = Counter()
-        self._reply_bytes = 0
+        self._reply_bytes: Counter[str] = Counter()
 
     async def stream_handler(self, stream: INetStream) -> None:
         """Read one request, answer it, end the stream."""
@@ -220,11 +222,11 @@ class RequestServer:
                 RequestFailure.TOO_LARGE,
                 f"answer has {len(answer)} bytes, {self._max_response_bytes} are allowed",
             )
-        elif failure is None and self._reply_bytes + len(answer) > MAX_REPLY_BYTES:
+        elif failure is None and not self._has_room(peer_id, len(answer)):
             failure = RequestFailure.BUSY, "too many answers are being read"
         if failure is not None:
             return await self._answer_error(stream, *failure)
-        self._reply_bytes += len(answer)
+        self._reply_bytes[peer_id] += len(answer)
         answered = False
         try:
             with trio.move_on_after(REPLY_S):
@@ -232,8 +234,14 @@ class RequestServer:
                 await stream.close()
                 answered = True
         finally:
-            self._reply_bytes -= len(answer)
+            _release(self._reply_bytes, peer_id, len(answer))
         return answered
+
+    def _has_room(self, peer_id: str, size_bytes: int) -> bool:
+        return (
+            self._reply_bytes.total() + size_bytes <= MAX_REPLY_BYTES
+            and self._reply_bytes[peer_id] + size_bytes <= MAX_PEER_REPLY_BYTES
+        )
 
     async def _answer_error(self, stream: INetStream, failure: RequestFailure, detail: str) -> bool:
         with trio.move_on_after(REPLY_S) as limit:
@@ -242,7 +250,7 @@ class RequestServer:
         return not limit.cancelled_caught
 
 
-def _release(counter: Counter[str], peer_id: str) -> None:
-    counter[peer_id] -= 1
+def _release(counter: Counter[str], peer_id: str, count: int = 1) -> None:
+    counter[peer_id] -= count
     if counter[peer_id] <= 0:
         del counter[peer_id]

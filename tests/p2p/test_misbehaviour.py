@@ -168,9 +168,31 @@ async def test_an_answer_that_is_never_read_lets_its_bytes_go_with_the_peer(one:
     stream = await attacker.stream(connection, REQUEST)
     await stream.write(encode_frame(1, 0, b"big") + encode_frame(3, 0, b""))
     server = one.net._server
-    await world.until(lambda: server._reply_bytes > 0)
+    await world.until(lambda: server._reply_bytes.total() > 0)
     await connection.close()
-    await world.until(lambda: server._reply_bytes == 0)
+    await world.until(lambda: server._reply_bytes.total() == 0)
+
+
+async def test_a_peer_that_reads_no_answers_leaves_room_for_those_of_others(one: Node, world: World) -> None:
+    asked = 0
+
+    async def answer(peer_id: str, method: str, payload: bytes) -> bytes:
+        nonlocal asked
+        asked += peer_id == attacker.peer_id
+        return bytes(one.config.max_response_bytes) if method == "big" else payload
+
+    attacker = await world.attacker()
+    one.recorder.request_gate = answer
+    connection = await attacker.connect_and_greet(one)
+    for _ in range(one.config.requests_per_peer):
+        stream = await attacker.stream(connection, REQUEST)
+        await stream.write(encode_frame(1, 0, b"big") + encode_frame(3, 0, b""))
+    await world.until(lambda: asked == one.config.requests_per_peer)
+    other = await world.node("other", bootstrap=(one.address,))
+    await world.until(lambda: other.connected_to(one))
+    got = await other.net.request(one.net.peer_id, "big", b"", timeout_s=60)
+    assert len(got) == one.config.max_response_bytes
+    await connection.close()
 
 
 async def lie(stream: INetStream, answer: bytes) -> None:
