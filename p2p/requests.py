@@ -42,6 +42,8 @@ MAX_PEER_REPLY_BYTES = MAX_REPLY_BYTES // 4
 """Of these, those to one peer: two of the longest answers. One that reads none must not make all others wait."""
 STREAMS_PER_PLACE = 4
 """Request streams of one peer open at once, per request it may have at work; more are reset."""
+_POINTS_UNFINISHED = 5
+"""Points for a request that takes a place and does not go on: a slow line costs a few, whoever fills all places for long is banned."""
 
 _METHOD = 1
 _CHUNK = 2
@@ -133,7 +135,7 @@ class RequestServer:
         """Read one request, answer it, end the stream."""
         peer_id = str(stream.muxed_conn.peer_id)
         if self._streams[peer_id] >= STREAMS_PER_PLACE * self._per_peer:
-            self._penalise(peer_id, 5, "request streams left open")
+            self._penalise(peer_id, _POINTS_UNFINISHED, "request streams left open")
             await reset_stream(stream)
             return
         self._streams[peer_id] += 1
@@ -167,6 +169,8 @@ class RequestServer:
                 answered = await self._work(stream, peer_id, method, payload)
         finally:
             _release(self._at_work, peer_id)
+        if receiving.cancelled_caught:
+            self._penalise(peer_id, _POINTS_UNFINISHED, "request left unfinished")
         return answered
 
     async def _receive(self, stream: INetStream) -> tuple[str, bytes]:

@@ -17,6 +17,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import TYPE_DATA, YAMUX_HEADER_FORMAT
 from libp2p.utils.varint import encode_uvarint
 
+from p2p import requests
 from p2p.framing import FrameReader, encode_frame
 from p2p.muxer import MAX_INBOUND_STREAMS, RECEIVE_WINDOW_BYTES
 from tests.p2p.kit import Node, World, muxer_of
@@ -156,6 +157,19 @@ async def test_half_open_request_streams_are_bounded_and_let_go(one: Node, world
         pass  # streams beyond the bound are reset and cost points, in the end the connection
     await connection.close()
     await world.until(lambda: server._streams[attacker.peer_id] == 0 and server._at_work[attacker.peer_id] == 0)
+
+
+async def test_requests_that_are_begun_and_left_cost_points(
+    one: Node, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacker = await world.attacker()
+    connection = await attacker.connect_and_greet(one)
+    with monkeypatch.context() as patch:
+        patch.setattr(requests, "RECEIVE_S", 0.1)
+        stream = await attacker.stream(connection, REQUEST)
+        await stream.write(encode_frame(1, 0, b"echo"))
+        await world.until(lambda: one.net._scores.points(attacker.peer_id) > 0)
+    assert one.net._server._at_work[attacker.peer_id] == 0
 
 
 async def test_an_answer_that_is_never_read_lets_its_bytes_go_with_the_peer(one: Node, world: World) -> None:
