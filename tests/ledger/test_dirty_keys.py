@@ -4,12 +4,18 @@
 R1 A key is dirty from the block that changed it until its slice is folded.
 R2 After a commit no more keys wait than the bound, unless one block brings more.
 R3 A note of a height is needed exactly as long as some slice holds a key that became dirty since.
+R4 A store that has written a note opens with it, however large one block has made it.
 """
 
+from collections.abc import Callable
+
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.dirty_keys import DirtyKeys
+from ledger.lmdb_store import LmdbStore
+from ledger.store import BlockUpdate
 
 keys = st.integers(0, 200).map(lambda number: b"%d" % number)
 blocks = st.lists(st.lists(keys, max_size=30), max_size=30)
@@ -52,3 +58,15 @@ def test_slices_take_turns() -> None:
         seen += slices
     # Whatever arrives meanwhile, nothing waits for more than one round.
     assert seen[:256] == list(range(256)) or seen == list(range(len(seen)))
+
+
+def test_a_block_that_changes_very_much_leaves_a_store_that_opens(reopen: Callable[[], LmdbStore]) -> None:
+    """Batches full of revocations, of sixteen owed deletions each, come to more than a hundred megabytes of keys."""
+    store = reopen()
+    changes = tuple((b"x" * 500 + number.to_bytes(4, "big"), b"") for number in range(2**26 // 504 + 1))
+    head = msgspec.structs.replace(store.head(), height=1, block_hash=b"1" * 32)
+    store.commit(BlockUpdate(head, b"microblock", b"certificate", (), changes, ()))
+    store.close()
+    store = reopen()
+    assert len(store._dirty) == len(changes)
+    store.close()

@@ -477,18 +477,6 @@ def test_a_head_that_the_index_does_not_know_is_damage(reopen: Reopen) -> None:
         reopen()
 
 
-def test_a_block_that_changes_very_much_leaves_a_store_that_opens(reopen: Reopen) -> None:
-    """Batches full of revocations, of sixteen owed deletions each, come to more than a hundred megabytes of keys."""
-    store = reopen()
-    prefix = b"x" * 500
-    changes = tuple((prefix + number.to_bytes(4, "big"), b"") for number in range(2**26 // 504 + 1))
-    store.commit(update(store, changes))
-    store.close()
-    store = reopen()
-    assert len(store._dirty) == len(changes)
-    store.close()
-
-
 def test_notes_of_dirty_keys_that_cannot_be_read_are_damage(reopen: Reopen) -> None:
     store = reopen()
     store._env.write(lambda txn: txn.put(bytes(8), b"\xc1", db=store._env.db["dirty"]))
