@@ -105,7 +105,9 @@ class DirectLink:
         self._outbox_bytes -= len(batch)
 
     def give_up(self) -> int:
-        """Count what is still queued as lost, when the peer is gone; returns how many messages that are."""
+        """Stop reading, and count what is still queued as lost, when the peer is gone; returns how many messages that are."""
+        # Nobody empties the inbox any more: who waits for room there would wait for ever.
+        self._reader.cancel()
         left = len(self._outbox)
         self.lost += left
         self._outbox.clear()
@@ -113,7 +115,7 @@ class DirectLink:
         return left
 
     async def read_stream(self, stream: INetStream) -> None:
-        """Read the peer's stream into the inbox; ends with the stream, or when the peer opens another.
+        """Read the peer's stream into the inbox; ends with the stream, when the peer opens another, or when it is gone.
 
         Raises `ProtocolViolation` for bytes that are no frames and the library's errors when the stream ends.
         """

@@ -62,6 +62,8 @@ log = structlog.get_logger("p2p.gossip")
 class Gossip(Pubsub):
     """Publishes, receives and forwards the network's topics."""
 
+    seen_messages: SeenMessages
+
     def __init__(
         self,
         host: QuietHost,
@@ -99,6 +101,7 @@ class Gossip(Pubsub):
         self._wire_topics = {topic: prefix + topic for topic in topics}
         self._topic_names = {wire: topic for topic, wire in self._wire_topics.items()}
         self._inboxes = {topic: Inbox() for topic in topics}
+        self._readers: dict[ID, set[trio.CancelScope]] = {}
 
     async def start_topics(self, nursery: trio.Nursery) -> None:
         """Subscribe to all topics and start handing them to the application; the service must run."""
@@ -169,6 +172,9 @@ class Gossip(Pubsub):
 
     def peer_gone(self, key: ID) -> None:
         """Close what belongs to a peer that is gone."""
+        # The library lets them go on: while the application stands still, whoever comes and goes would leave readers that wait for room.
+        for scope in self._readers.pop(key, ()):
+            scope.cancel()
         self._handle_dead_peer(key)
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
@@ -223,11 +229,20 @@ class Gossip(Pubsub):
             await reset_stream(stream)
             return
         try:
-            await self.continuously_read_stream(stream)
+            with trio.CancelScope() as scope:
+                self._readers.setdefault(key, set()).add(scope)
+                await self.continuously_read_stream(stream)
         except ProtocolViolation as error:
             self._penalise(peer_id, 50, f"gossip: {error}")
         finally:
+            self._forget_reader(key, scope)
             await reset_stream(stream)
+
+    def _forget_reader(self, key: ID, scope: trio.CancelScope) -> None:
+        scopes = self._readers.get(key, set())
+        scopes.discard(scope)
+        if not scopes:
+            self._readers.pop(key, None)
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
         """Cut length-prefixed messages out of the stream and take them, one after the other."""
@@ -290,7 +305,11 @@ class Gossip(Pubsub):
         if self._is_banned(origin.peer_id):
             return
         self._mark_msg_seen(msg)
-        await self._inboxes[self._topic_names[msg.topicIDs[0]]].put(msg_forwarder, msg)
+        try:
+            await self._inboxes[self._topic_names[msg.topicIDs[0]]].put(msg_forwarder, msg)
+        except trio.Cancelled:
+            self.seen_messages.forget(self.get_message_id(msg))
+            raise
 
     async def _deliver_loop(self, topic: str) -> None:
         inbox = self._inboxes[topic]

@@ -55,6 +55,10 @@ class SeenMessages(LastSeenCache):
             self._ids.popitem(last=False)
         return True
 
+    def forget(self, message_id: bytes) -> None:
+        """Forget a message that was not taken after all."""
+        self._ids.pop(message_id, None)
+
     def stop(self) -> None:
         """Nothing runs here."""
 

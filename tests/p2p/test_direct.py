@@ -121,6 +121,24 @@ async def test_the_inbox_is_bounded_and_then_the_stream_is_not_read(nursery: tri
     assert len(link._inbox) == MAX_INBOX_FRAMES
 
 
+async def test_who_leaves_while_its_inbox_is_full_leaves_nothing_behind(world: World) -> None:
+    one = await world.node("one")
+    attacker = await world.attacker()
+    before = trio.lowlevel.current_statistics().tasks_living
+
+    async def wait_for_ever(peer_id: str, kind: int, payload: bytes) -> None:
+        await trio.sleep_forever()
+
+    one.recorder.direct_gate = wait_for_ever
+    connection = await attacker.connect_and_greet(one)
+    stream = await attacker.stream(connection, "/spchain/direct/1")
+    await stream.write(b"".join(encode_frame(1, number, b"") for number in range(2 * MAX_INBOX_FRAMES)))
+    (peer,) = one.net._peers.all()
+    await world.until(lambda: len(peer.link._inbox) == MAX_INBOX_FRAMES)
+    await connection.close()
+    await world.until(lambda: trio.lowlevel.current_statistics().tasks_living <= before)
+
+
 async def test_frames_that_were_sent_again_are_taken_once(nursery: trio.Nursery) -> None:
     link = DirectLink("p", 1000, count())
     taken = []

@@ -135,6 +135,33 @@ async def test_a_topic_that_stands_still_does_not_hold_another_topics_messages_o
     await world.until(lambda: len(three.recorder.gossip) == 41)
 
 
+async def test_who_leaves_while_an_inbox_is_full_leaves_nothing_behind_and_loses_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p.messages.MAX_INBOX_MESSAGES", 3)
+    one = await world.node("one")
+    before = trio.lowlevel.current_statistics().tasks_living
+    gate = trio.Event()
+
+    async def wait_for_gate(topic: str, origin: str, payload: bytes) -> None:
+        await gate.wait()
+
+    one.recorder.gossip_gate = wait_for_gate
+    two = await world.node("two", bootstrap=(one.address,))
+    await world.until(lambda: two.net.gossip_service.peer_queues)
+    for number in range(10):
+        await two.net.publish("blocks", b"%d" % number)
+    seen = one.net.gossip_service.seen_messages
+    inbox = one.net.gossip_service._inboxes["blocks"]
+    # One is with the handler, three wait in the inbox, one waits for room there.
+    await world.until(lambda: len(seen._ids) == 5 and len(inbox._messages) == 3)
+    await two.stop()
+    await world.until(lambda: trio.lowlevel.current_statistics().tasks_living <= before)
+    assert len(seen._ids) == 4, "another peer may bring the one that found no room"
+    gate.set()
+    await world.until(lambda: len(one.recorder.gossip) == 4)
+
+
 async def test_a_peer_that_never_reads_does_not_stop_a_publisher(world: World) -> None:
     one, two = await world.pair()
     attacker = await world.attacker()
