@@ -28,7 +28,7 @@ from node.identity import Identity
 from node.key_ring import KeyRing
 from node.parties import registration
 from node.record_checks import check_record, fetch_blob
-from records.envelope import SealedRecord, seal, unpack
+from records.envelope import SealedRecord, open_sealed, seal
 
 EXPIRY_MICROBLOCKS = 1000
 """How far ahead transactions expire: minutes under load, hours when the network idles."""
@@ -303,7 +303,7 @@ def open_record(client: NodeClient, record: models.Record, key: ReencryptionKey)
     """Check a record, fetch its blob and decrypt it with the patient's key of its generation. Raises `InvalidInput`, `ApiError`."""
     check_record(client, record)
     blob = fetch_blob(client, record)
-    return unpack(key.decrypt(blob.capsule, blob.ciphertext))
+    return open_sealed(blob, key)
 
 
 def submit_and_wait(client: NodeClient, raws: Sequence[bytes], timeout_s: float = DEFAULT_TIMEOUT_S) -> list[Committed]:

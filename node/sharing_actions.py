@@ -26,7 +26,7 @@ from node.clock import now_ms
 from node.record_checks import check_record, fetch_blob
 from records.access_entries import SignedEntry, Trail, decode_page, sign_query
 from records.answers import Collection
-from records.envelope import Blob, unpack
+from records.envelope import Blob, open_shared
 from records.grants import (
     MAX_SEALED_FRAGMENT_BYTES,
     GrantChoice,
@@ -277,8 +277,8 @@ def read_shared(
         collection = Collection(chain_id, signed, grant, delegating_key, proxy_keys)
         _collect(client, signed, collection)
         for record, blob in part:
-            packed = receiving.decrypt_shared(collection.fragments(record.sequence), blob.ciphertext)
-            records.append(SharedRecord(record, unpack(packed)))
+            bundle = open_shared(blob, receiving, collection.fragments(record.sequence))
+            records.append(SharedRecord(record, bundle))
     if collection is None:
         raise InvalidInput("no record is named: give the sequence number of at least one")
     return Reading(tuple(records), collection)

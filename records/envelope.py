@@ -125,24 +125,22 @@ def check_blob(data: bytes, expected_blob_id: bytes, expected_capsule_digest: by
     return blob
 
 
-def open_sealed(data: bytes, key: ReencryptionKey) -> bytes:
+def open_sealed(blob: Blob, key: ReencryptionKey) -> bytes:
     """Decrypt a blob with the patient's key and return the bundle, byte for byte as it was sealed.
 
     Raises:
-        InvalidInput: no blob; or its kind `DecryptionFailed`: another patient's blob or a changed one.
+        InvalidInput: no record inside; or its kind `DecryptionFailed`: another patient's blob or a changed one.
     """
-    blob = _decode(data)
     return unpack(key.decrypt(blob.capsule, blob.ciphertext))
 
 
-def open_shared(data: bytes, reader: ReencryptionKey, fragments: Sequence[VerifiedCapsuleFragment]) -> bytes:
+def open_shared(blob: Blob, reader: ReencryptionKey, fragments: Sequence[VerifiedCapsuleFragment]) -> bytes:
     """Decrypt a blob that was shared with the reader, by verified capsule fragments of enough proxies.
 
     Raises:
-        InvalidInput: no blob, or fragments of another record; or its kind `DecryptionFailed`: too few fragments, for another
-            reader, or a changed blob.
+        InvalidInput: no record inside, or fragments of another record; or its kind `DecryptionFailed`: too few fragments, for
+            another reader, or a changed blob.
     """
-    blob = _decode(data)
     if any(fragment.capsule != blob.capsule for fragment in fragments):
         raise InvalidInput("the capsule fragments are of another record than the blob")
     return unpack(reader.decrypt_shared(fragments, blob.ciphertext))

@@ -27,7 +27,7 @@ from ledger.sharing import Grant
 from node.identity import Identity
 from records.chameleon_keys import DEVELOPMENT_PROVING_KEY
 from records.chameleon_prover import Prover
-from records.envelope import SealedRecord, check_blob, open_sealed, seal, unpack
+from records.envelope import SealedRecord, check_blob, open_sealed, open_shared, parse_blob, seal
 from records.grants import GrantChoice, PreparedGrant, decode_sealed, open_fragment, prepare_grant
 from records.labelling import build_label, open_permission, permission_for, permit, read_request, request_label
 from scripts.bench.big_ledger import Retrieval, grow, timed_us
@@ -76,7 +76,7 @@ def share(steps: Steps) -> None:
         lambda: seal(bundle, PATIENT.public.reencryption_key),
         len(sealed.blob),
     )
-    steps.add("decrypt it", "patient", lambda: open_sealed(sealed.blob, PATIENT.reencryption))
+    steps.add("decrypt it", "patient", lambda: open_sealed(parse_blob(sealed.blob), PATIENT.reencryption))
     prepared = _grant()
     parcels = _sealed(prepared)
     steps.add(
@@ -126,7 +126,7 @@ def share(steps: Steps) -> None:
     ]
 
     def decrypt() -> bytes:
-        return unpack(READER.reencryption.decrypt_shared(fragments, blob.ciphertext))
+        return open_shared(blob, READER.reencryption, fragments)
 
     assert decrypt() == bundle, "the reader has what the author wrote"
     steps.add(f"decrypt with {THRESHOLD} fragments", "reader", decrypt)

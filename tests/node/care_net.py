@@ -149,7 +149,7 @@ class Care:
                     collection.add(proxy, answer.body)
         bundle = None
         if collection.is_complete():
-            bundle = open_shared(self.blobs[0], identity.reencryption, collection.fragments(0))
+            bundle = open_shared(parse_blob(self.blobs[0]), identity.reencryption, collection.fragments(0))
         refusals = {proxy: reason.value for proxy, reason in collection.refusals.items()}
         return bundle, refusals, [fault.proxy for fault in collection.faults]
 

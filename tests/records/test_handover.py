@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ledger import testing
 from ledger.crypto.reencryption import DecryptionFailed, ReencryptionKey
 from ledger.errors import InvalidInput
-from records.envelope import open_sealed, seal
+from records.envelope import open_sealed, parse_blob, seal
 from records.handover import TakenKeys, hand_over, take_over
 
 CHAIN = b"c" * 32
@@ -31,7 +31,7 @@ def taken(raw: bytes, chain: bytes = CHAIN, number: int = 31) -> TakenKeys:
 def test_the_delegate_can_read_as_the_patient(trapdoor: bytes) -> None:
     keys = taken(hand_over(CHAIN, PATIENT, KEYBLOCK, (SECRETS[0], trapdoor), DELEGATE))
     assert (keys.patient, keys.generation, keys.trapdoor) == (PATIENT.address, 0, trapdoor)
-    assert open_sealed(seal(b"a record", KEYBLOCK.reencryption_key).blob, keys.reencryption) == b"a record"
+    assert open_sealed(parse_blob(seal(b"a record", KEYBLOCK.reencryption_key).blob), keys.reencryption) == b"a record"
     assert SECRETS[0].hex() not in repr(keys)
     assert not trapdoor or trapdoor.hex() not in repr(keys)
 

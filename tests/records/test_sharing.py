@@ -17,7 +17,7 @@ from ledger.patients import PatientKeyblock, patient_keyblock_signing_digest
 from ledger.state import PATIENTS
 from records.access_entries import fragments_digest, sign_entry
 from records.answers import Collection, FaultKind, ProxyAnswer, decode_answer, encode_answer
-from records.envelope import open_shared
+from records.envelope import open_shared, parse_blob
 from records.grants import PreparedGrant
 from records.requests import RefusalReason, SignedRequest, decode_request
 from tests.records.world import GRANTEE, HOUR_MS, PATIENT, World, encryption, hospital
@@ -59,7 +59,7 @@ def read(world: World, prepared: PreparedGrant, signed: SignedRequest) -> dict[i
     assert found.is_complete(), found.explain()
     return {
         record.sequence: open_shared(
-            world.blobs[record.sequence].blob, encryption(GRANTEE), found.fragments(record.sequence)
+            parse_blob(world.blobs[record.sequence].blob), encryption(GRANTEE), found.fragments(record.sequence)
         )
         for record in signed.request.records
     }
@@ -91,7 +91,7 @@ def test_one_proxy_that_is_down_is_replaced_by_the_third(world: World) -> None:
     found.add(third, ask(world, third, signed))
     assert found.is_complete()
     assert [(fault.proxy, fault.kind) for fault in found.faults] == [(first, FaultKind.UNREACHABLE)]
-    assert open_shared(world.blobs[0].blob, encryption(GRANTEE), found.fragments(0)) == BUNDLES[0]
+    assert open_shared(parse_blob(world.blobs[0].blob), encryption(GRANTEE), found.fragments(0)) == BUNDLES[0]
 
 
 def test_a_grant_lives_on_when_the_patient_changes_keys(world: World) -> None:
@@ -318,7 +318,7 @@ def test_a_wrong_re_encryption_is_named_and_another_proxy_serves(world: World) -
     found.add(second, ask(world, second, signed))
     (third,) = found.ask()
     found.add(third, ask(world, third, signed))
-    assert open_shared(world.blobs[0].blob, encryption(GRANTEE), found.fragments(0)) == BUNDLES[0]
+    assert open_shared(parse_blob(world.blobs[0].blob), encryption(GRANTEE), found.fragments(0)) == BUNDLES[0]
     (fault,) = found.faults
     assert (fault.proxy, fault.kind, fault.answer) == (liar, FaultKind.BAD_FRAGMENT, bad)
     assert liar.hex() in found.explain()
@@ -340,7 +340,7 @@ def test_a_fragment_of_another_grant_passes_the_proof_but_not_the_majority(world
     found.add(third, ask(world, third, signed))
     assert found.is_complete()
     assert [(fault.proxy, fault.kind) for fault in found.faults] == [(liar, FaultKind.OTHER_GRANT)]
-    assert open_shared(world.blobs[0].blob, encryption(GRANTEE), found.fragments(0)) == BUNDLES[0]
+    assert open_shared(parse_blob(world.blobs[0].blob), encryption(GRANTEE), found.fragments(0)) == BUNDLES[0]
 
 
 def test_an_answer_made_with_two_key_fragments_is_named(world: World) -> None:
@@ -372,7 +372,7 @@ def test_an_answer_copied_from_another_proxy_counts_once(world: World) -> None:
     }
     (third,) = found.ask()
     found.add(third, ask(world, third, signed))
-    assert open_shared(world.blobs[0].blob, encryption(GRANTEE), found.fragments(0)) == BUNDLES[0]
+    assert open_shared(parse_blob(world.blobs[0].blob), encryption(GRANTEE), found.fragments(0)) == BUNDLES[0]
 
 
 def test_answers_that_do_not_belong_are_each_named(world: World) -> None:
@@ -440,9 +440,9 @@ def test_the_grantee_and_one_proxy_too_few_gain_nothing(world: World) -> None:
     reader = encryption(GRANTEE)
     for tried in (pooled[:1], pooled, pooled + older, pooled + older[:1], pooled + pooled):
         with pytest.raises(DecryptionFailed):
-            open_shared(world.blobs[0].blob, reader, tried)
+            open_shared(parse_blob(world.blobs[0].blob), reader, tried)
     # With the third it opens, so the attempts failed for want of it only.
-    assert open_shared(world.blobs[0].blob, reader, [*pooled, fragment(PROXIES[2], prepared)]) == BUNDLES[0]
+    assert open_shared(parse_blob(world.blobs[0].blob), reader, [*pooled, fragment(PROXIES[2], prepared)]) == BUNDLES[0]
 
 
 def test_m_proxies_without_the_grantees_secret_gain_nothing(world: World) -> None:
@@ -453,7 +453,7 @@ def test_m_proxies_without_the_grantees_secret_gain_nothing(world: World) -> Non
         found.add(proxy, ask(world, proxy, signed))
     for number in (1, 2, 3, 4):
         with pytest.raises(DecryptionFailed):
-            open_shared(world.blobs[0].blob, encryption(number), found.fragments(0))
+            open_shared(parse_blob(world.blobs[0].blob), encryption(number), found.fragments(0))
 
 
 def test_a_blob_with_another_capsule_is_not_opened(world: World) -> None:
@@ -463,7 +463,7 @@ def test_a_blob_with_another_capsule_is_not_opened(world: World) -> None:
     for proxy in found.ask():
         found.add(proxy, ask(world, proxy, signed))
     with pytest.raises(InvalidInput, match="another record"):
-        open_shared(world.blobs[1].blob, encryption(GRANTEE), found.fragments(0))
+        open_shared(parse_blob(world.blobs[1].blob), encryption(GRANTEE), found.fragments(0))
 
 
 # ---------------------------------------------------------------- requests as bytes
