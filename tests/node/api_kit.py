@@ -291,7 +291,7 @@ def serving(
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    up.wait(20)
+    up.wait(60)
     try:
         if failures:
             raise failures[0]
@@ -299,5 +299,5 @@ def serving(
     finally:
         if not failures:
             token[0].run_sync_soon(stop.set)
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive(), "the API does not stop"

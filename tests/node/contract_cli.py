@@ -68,7 +68,7 @@ def account(spchain: Spchain, contract: str, name: str = "alice") -> Any:  # noq
     return answer(spchain("contract", "show", contract, "--account", f"{name}.json", "--json"))["account"]
 
 
-def until(done: Callable[[], bool], seconds: float = 15) -> None:
+def until(done: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + seconds
     while not done():

@@ -162,7 +162,7 @@ class JoinNode:
     async def _gather(self) -> None:
         """Wait for the peers that are to be met before chains are compared, the first time."""
         met, self._meets = self._meets, ()
-        await until(lambda: self.knows(*met), 60)
+        await until(lambda: self.knows(*met), 120)
 
     async def stop(self) -> None:
         """End at once."""

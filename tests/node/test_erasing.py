@@ -37,11 +37,11 @@ async def test_nodes_that_want_to_erase_and_confirm_also_one_that_was_away(tmp_p
         away = net.nodes[3]
         await away.kill()
         await care.label(may_erase=True)
-        await until(lambda: not any(one.blobs.has(blob_id) for one in net.up()), 40)
-        await until(lambda: len(list(queries.erasures(care.store, MARIA.address, 0))) == 3, 40)
+        await until(lambda: not any(one.blobs.has(blob_id) for one in net.up()))
+        await until(lambda: len(list(queries.erasures(care.store, MARIA.address, 0))) == 3)
         await net.start(away)
-        await until(lambda: not away.blobs.has(blob_id), 40)
-        await until(lambda: len(list(queries.erasures(care.store, MARIA.address, 0))) == 4, 40)
+        await until(lambda: not away.blobs.has(blob_id))
+        await until(lambda: len(list(queries.erasures(care.store, MARIA.address, 0))) == 4)
         erased = {institution for institution, _ in queries.erasures(care.store, MARIA.address, 0)}
         assert erased == {member.address for member in MEMBERS}
         assert confirmations(net, ConfirmErasure) == 4

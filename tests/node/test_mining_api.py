@@ -426,7 +426,7 @@ def test_a_process_ends_cleanly_on_a_signal(home: Path, number: signal.Signals, 
         assert process.stderr is not None
         first = process.stderr.readline()
         process.send_signal(number)
-        out, rest = process.communicate(timeout=30)
+        out, rest = process.communicate(timeout=60)
     assert "mining for Miner" in first
     assert process.returncode == 0, rest
     assert "0 keyblocks found" in out

@@ -38,7 +38,7 @@ A, B, C, D = MEMBERS
 async def ask_peer(net: Net, method: str, payload: bytes, to: int = 1, by: int = 0) -> Relayed:
     """Send a request as a peer does."""
     network = net.nodes[by].service._network
-    return decode_relayed(await network.request(MEMBERS[to].peer_id, method, payload, timeout_s=20))
+    return decode_relayed(await network.request(MEMBERS[to].peer_id, method, payload, timeout_s=60))
 
 
 def reason_in(answer: Relayed) -> str | None:
@@ -63,7 +63,7 @@ async def test_fragments_go_to_their_proxies_and_after_a_revocation_each_confirm
         await care.revoke(prepared)
         bundle, refusals, faults = await care.read(prepared)
         assert (bundle, set(refusals.values()), faults) == (None, {"revoked"}, [])
-        await until(lambda: all(care.state_of(prepared).deletions), 40)
+        await until(lambda: all(care.state_of(prepared).deletions))
         assert set((await care.deliver(prepared)).values()) == {"revoked"}
         # Time enough for a second look, and a second confirmation if there were one.
         await trio.sleep(2 * module.RETRY_S)
@@ -140,12 +140,12 @@ async def test_a_proxy_that_was_away_deletes_before_it_serves_anybody(tmp_path: 
         seen: set[str | None] = set()
         while "revoked" not in seen:
             try:
-                with trio.fail_after(40):
+                with trio.fail_after(60):
                     seen.add(reason_in(await ask_peer(net, REQUEST_REENCRYPTION, encode(care.request(prepared)), to=3)))
             except RequestFailed:
                 await trio.sleep(0.05)
         assert seen <= {"catching_up", "revoked"}
-        await until(lambda: all(care.state_of(prepared).deletions), 40)
+        await until(lambda: all(care.state_of(prepared).deletions))
 
 
 async def test_a_cut_off_proxy_takes_nothing_and_serves_nothing(tmp_path: Path) -> None:
@@ -155,9 +155,9 @@ async def test_a_cut_off_proxy_takes_nothing_and_serves_nothing(tmp_path: Path) 
         prepared = await care.grant([B, C, D])
         # As when its newest microblock is older than some heartbeats.
         net.nodes[1].service._stale_ms = -1
-        reasons = await care.deliver(prepared)
+        reasons = await care.deliver(prepared, cut_off=[B.address])
         assert reasons == {B.address: "catching_up", C.address: "", D.address: ""}
-        bundle, refusals, _ = await care.read(prepared)
+        bundle, refusals, _ = await care.read(prepared, cut_off=[B.address])
         assert (bundle, refusals) == (BUNDLE, {B.address: "catching_up"})
         net.nodes[1].service._stale_ms = 10**9
         assert set((await care.deliver(prepared)).values()) == {""}
@@ -175,7 +175,9 @@ async def test_hostile_requests_get_typed_refusals_and_the_proxy_goes_on(tmp_pat
         raw = encode(signed)
 
         async def refused(request: bytes) -> str | None:
-            return reason_in(await ask_peer(net, REQUEST_REENCRYPTION, request))
+            while (reason := reason_in(await ask_peer(net, REQUEST_REENCRYPTION, request))) == "catching_up":  # noqa: ASYNC110 -- a peer tells no event
+                await trio.sleep(0.05)
+            return reason
 
         forged = encode(msgspec.structs.replace(signed, signature=bytes(64)))
         assert await refused(forged) == "bad_signature"
@@ -228,7 +230,7 @@ async def test_a_peer_that_passes_on_rubbish_is_penalised(tmp_path: Path, method
         for payload in (b"", b"\xc1", b"\x90", bytes(100), b"\xdd\xff\xff\xff\xff", bytes(64 * 1024)):
             with pytest.raises(RequestFailed):
                 await ask_peer(net, method, payload)
-        assert scores.points(A.peer_id) > before
+        await until(lambda: scores.points(A.peer_id) > before)
 
 
 # ------------------------------------------------------------------ one proxy alone, with a network that answers as told

@@ -98,7 +98,9 @@ async def test_a_user_of_any_node_gets_the_operators_receipts_and_statuses(nodes
         assert await near.next_sequence(CONTRACT, USER) == len(raws)
         status = await near.status_of(CONTRACT, USER, len(raws) - 1)
         assert status is not None
-        assert (status.status, status.index) == ("included", receipts[-1].receipt.index)
+        # The chain may have been quick.
+        assert status.status in ("included", "committed")
+        assert status.index == receipts[-1].receipt.index
         assert await near.status_of(CONTRACT, USER, len(raws)) is None
         await nodes.world.all_committed()
         nodes.world.check(receipts)

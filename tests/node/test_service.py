@@ -68,7 +68,7 @@ async def test_each_of_a_submission_gets_its_own_answer(tmp_path: Path) -> None:
             "",
             "nonce_used",
         ]
-        receipts = await service.wait([outcome.id for outcome in outcomes if outcome.accepted], 10)
+        receipts = await service.wait([outcome.id for outcome in outcomes if outcome.accepted], 60)
         assert [receipt.reason for receipt in receipts.values()] == ["", ""]
         assert await service.submit([]) == []
 
@@ -99,7 +99,7 @@ async def test_what_was_overtaken_commits_and_its_client_hears_of_nothing_else(t
             await until(lambda: any(_reasons(node.service) for node in net.nodes))
             nursery.start_soon(_outcomes, first, outcomes, pay(0, 0))
         assert all(outcome.accepted for outcome in outcomes)
-        receipts = await second.wait([outcome.id for outcome in outcomes], 10)
+        receipts = await second.wait([outcome.id for outcome in outcomes], 60)
         assert [receipt.reason for receipt in receipts.values()] == ["", ""]
         await net.agreed(2)
 

@@ -232,6 +232,7 @@ async def test_far_behind_a_peers_state_comes_before_executing_everything(
         for number in range(6):
             world.commit(desk.pay() if number else desk.first())
         await world.follows(6)
+        await until(lambda: 6 in world.saved())
         world.pass_window()
         monkeypatch.setattr(following, "JUMP_BATCHES", 3)
         away = WatchedWorld(world.path.parent)
@@ -252,6 +253,7 @@ async def test_a_damaged_snapshot_is_removed_and_the_next_older_one_serves(
         for number in range(4):
             world.commit(desk.pay() if number else desk.first())
         await world.follows(4)
+        await until(lambda: 4 in world.saved())
         with world.snapshots._file.transaction() as connection:
             connection.execute("UPDATE pages SET data = ? WHERE number = 4", (GARBAGE[0],))
     world.fetched.clear()

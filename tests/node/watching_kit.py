@@ -197,6 +197,10 @@ class WatchedWorld:
         await until(is_there)
         assert self.watching.faults() == ()
 
+    def saved(self, contract_id: bytes = CONTRACT) -> list[int]:
+        """Return which states have a snapshot: one is written after the batch that it follows counts as executed."""
+        return [head.number for head in self.snapshots.heads(contract_id)]
+
     async def convicted(self, contract_id: bytes = CONTRACT) -> Fault:
         """Wait until the operator is convicted on this node's challenge; returns what was found."""
         await until(lambda: [fault.stage for fault in self.watching.faults()] == ["convicted"])
