@@ -76,7 +76,7 @@ class Erasing:
             for place in tuple(self._open):
                 if await self._erase(*place):
                     self._open.pop(place, None)
-            with trio.move_on_after(RETRY_S if self._open else sweep_s - trio.current_time()):
+            with trio.move_on_at(trio.current_time() + RETRY_S if self._open else sweep_s):
                 await self._labelled.wait()
 
     async def _find_all(self) -> None:

@@ -223,3 +223,28 @@ async def test_a_label_that_allows_no_erasing_leaves_the_ciphertext(node: CareNo
         nursery.cancel_scope.cancel()
     assert node.blobs.has(blob_of(node))
     assert eraser.sent == []
+
+
+async def test_work_that_lasts_until_the_next_look_is_due_ends_nothing(
+    node: CareNode, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a disk is slow: the next look is due, or overdue, when there is nothing left to do."""
+    monkeypatch.setattr(module, "SWEEP_INTERVAL_S", 0.0)
+    await trio.to_thread.run_sync(lambda: label(client))
+    eraser = Eraser(node)
+    looks: list[None] = []
+    look = eraser.erasing._find_all
+
+    async def noted() -> None:
+        looks.append(None)
+        await look()
+
+    monkeypatch.setattr(eraser.erasing, "_find_all", noted)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(eraser.erasing.run)
+        await until(lambda: eraser.sent)
+        await eraser.commit()
+        before = len(looks)
+        await until(lambda: not eraser.erasing._open and len(looks) > before + 3)
+        nursery.cancel_scope.cancel()
+    assert eraser.confirmed() == [HOSPITAL.address]
