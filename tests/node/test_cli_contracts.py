@@ -287,7 +287,7 @@ def test_what_fails_after_the_receipt_hides_no_outcome(spchain: Spchain, node: C
     guarded = spchain(*words, "--guard")
     assert answer(guarded)["first_sequence"] == 0
     assert "though the operations are done" in guarded.stderr
-    node.is_still = True
+    node.commits = False
     late = spchain(*words, "--wait", "committed", "--timeout", "0")
     assert late.exit_code == 6
     assert "not committed, after 0 s" in late.stderr

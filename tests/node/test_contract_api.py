@@ -42,9 +42,9 @@ def contract(client: NodeClient) -> bytes:
     """A contract of micro-fees that the node operates, in which Alice holds credits."""
     actor = Actor(client, OPERATOR)
     parameters = encode(machine_named("micro_fees").parameters(1_000))
-    opened = open_contract(actor, machine_named("micro_fees"), parameters, 10_000, 20.0)
+    opened = open_contract(actor, machine_named("micro_fees"), parameters, 10_000, 60.0)
     until(lambda: client.contracts.account(opened.contract_id, ALICE.address).next_sequence == 0)
-    fund(Actor(client, ALICE), opened.contract_id, ALICE.address, 5_000, 20.0)
+    fund(Actor(client, ALICE), opened.contract_id, ALICE.address, 5_000, 60.0)
     until(lambda: client.contracts.contract(opened.contract_id).answered_count == 1)
     return opened.contract_id
 
@@ -197,7 +197,7 @@ def test_contracts_and_batches_come_in_pages(
     opened = {contract}
     for _ in range(2):
         machine = machine_named("access_log")
-        opened.add(open_contract(actor, machine, encode(machine.parameters(())), 10_000, 20.0).contract_id)
+        opened.add(open_contract(actor, machine, encode(machine.parameters(())), 10_000, 60.0).contract_id)
     first = http.get("/v1/contracts?limit=2").json()
     rest = http.get(f"/v1/contracts?limit=2&start={first['next_start']}").json()
     found = [each["contract_id"] for each in (*first["contracts"], *rest["contracts"])]

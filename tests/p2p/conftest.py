@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Unpack
 
 import pytest
 import structlog
 import trio
 
-from tests.p2p.kit import Node, World
+from tests.p2p.kit import ConfigChanges, Node, World
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +29,22 @@ async def world() -> AsyncIterator[World]:
 @pytest.fixture
 async def one(world: World) -> AsyncIterator[Node]:
     """A node with an honest peer; after each attack both must still talk."""
-    one, two = await world.pair(hello_timeout_s=1.5, handshake_timeout_s=2.0)
+    async with attacked(world) as node:
+        yield node
+
+
+@pytest.fixture
+async def hasty(world: World) -> AsyncIterator[Node]:
+    """The same for strangers that say nothing: the node's patience with them ends soon. A stall of this machine may end it sooner."""
+    async with attacked(world, hello_timeout_s=1.5, handshake_timeout_s=2.0) as node:
+        yield node
+
+
+@asynccontextmanager
+async def attacked(world: World, **changes: Unpack[ConfigChanges]) -> AsyncIterator[Node]:
+    one, two = await world.pair(**changes)
     yield one
-    assert await two.net.request(one.net.peer_id, "echo", b"still here", timeout_s=10) == b"still here"
+    assert await two.net.request(one.net.peer_id, "echo", b"still here", timeout_s=60) == b"still here"
     await world.until(lambda: one.net.gossip_service.peer_queues and two.net.gossip_service.peer_queues)
     await two.net.publish("blocks", b"still here")
     await world.until(lambda: any(payload == b"still here" for _, _, payload in one.recorder.gossip))

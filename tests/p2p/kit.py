@@ -24,7 +24,7 @@ from p2p.muxer import BoundedYamux
 from p2p.network import Network, NetworkConfig, PeerInfo, open_network
 
 NETWORK_ID = hashlib.sha256(b"test network").digest()
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """How long a condition may take to come true before a test fails; the machine is shared."""
 
 

@@ -55,7 +55,7 @@ async def test_a_slow_handler_slows_its_peer_down_and_nobody_else(world: World) 
     assert eager.net.send(other.net.peer_id, 2, b"to another")
     await world.until(lambda: slow.recorder.direct == [(other.net.peer_id, 2, b"from another")])
     await world.until(lambda: other.recorder.direct == [(eager.net.peer_id, 2, b"to another")])
-    assert await eager.net.request(slow.net.peer_id, "echo", b"alive", timeout_s=10) == b"alive"
+    assert await eager.net.request(slow.net.peer_id, "echo", b"alive", timeout_s=60) == b"alive"
     gate.set()
     await world.until(lambda: len(slow.recorder.direct) == sent + 1)
     numbers = [int(payload[:8]) for peer_id, _, payload in slow.recorder.direct if peer_id == eager.net.peer_id]

@@ -247,7 +247,7 @@ async def test_an_answer_code_from_the_future_is_a_protocol_failure(one: Node, w
     attacker.serve(REQUEST, handler)
     await attacker.connect_and_greet(one)
     with pytest.raises(Exception, match=r"protocol: \?\[31mred") as caught:
-        await one.net.request(attacker.peer_id, "echo", b"", timeout_s=10)
+        await one.net.request(attacker.peer_id, "echo", b"", timeout_s=60)
     assert "\x1b" not in str(caught.value)
 
 
@@ -286,5 +286,6 @@ async def test_a_banned_peer_comes_back_when_the_ban_is_over(world: World) -> No
     bad = await world.node("bad", bootstrap=(one.address,))
     await world.until(lambda: one.connected_to(bad))
     one.net.penalise(bad.net.peer_id, 100, "enough")
-    await world.until(lambda: one.recorder.peers[-1] == (bad.net.peer_id, False))
-    await world.until(lambda: one.connected_to(bad))
+    # Whether anybody looks while it is away is up to the machine.
+    await world.until(lambda: [came for _, came in one.recorder.peers] == [True, False, True])
+    assert one.connected_to(bad)

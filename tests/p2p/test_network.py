@@ -11,6 +11,7 @@ from libp2p.peer.id import ID
 
 from ledger.errors import InvalidInput
 from p2p.addresses import Standing, parse_address
+from p2p.muxer import WRITE_DEADLINE_S
 from p2p.network import NetworkConfig, open_network
 from tests.p2p.kit import Node, Recorder, World, make_config, muxer_of, stop_reading
 
@@ -84,8 +85,7 @@ async def test_a_restarted_process_replaces_what_is_left_of_the_old(world: World
     old = await before.connect_and_greet(one, instance=b"before..")
     after = await world.attacker()
     await after.connect_and_greet(one, instance=b"after...")
-    await world.until(lambda: old.is_closed)
-    assert one.knows(after.peer_id)
+    await world.until(lambda: old.is_closed and one.knows(after.peer_id))
     assert one.recorder.peers == [(before.peer_id, True), (before.peer_id, False), (before.peer_id, True)]
 
 
@@ -115,10 +115,11 @@ async def test_stopping_closes_every_socket_and_leaves_no_task(world: World) -> 
     nodes = await world.mesh(4)
     assert sockets() > sockets_before
     for node in nodes:
-        with trio.fail_after(1):
+        with trio.fail_after(60):
             await node.stop()
     await world.until(lambda: trio.lowlevel.current_statistics().tasks_living <= tasks_before)
-    assert sockets() == sockets_before
+    # What tests before this one have left may be gone by now.
+    assert sockets() <= sockets_before
 
 
 async def test_stopping_does_not_wait_for_a_peer_that_reads_nothing(world: World) -> None:
@@ -129,7 +130,8 @@ async def test_stopping_does_not_wait_for_a_peer_that_reads_nothing(world: World
     stop_reading(connection)
     for _ in range(20):
         one.net.send(attacker.peer_id, 1, bytes(400_000))
-    with trio.fail_after(1):
+    # It has closed without waiting for the writer, whose own patience is longer.
+    with trio.fail_after(WRITE_DEADLINE_S * 3 / 4):
         await one.stop()
 
 

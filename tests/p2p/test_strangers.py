@@ -49,9 +49,9 @@ RUBBISH = (
 )
 
 
-async def test_rubbish_instead_of_a_handshake_ends_the_connection(one: Node) -> None:
+async def test_rubbish_instead_of_a_handshake_ends_the_connection(hasty: Node) -> None:
     async def talk(data: bytes) -> None:
-        stream = await trio.open_tcp_stream("127.0.0.1", one.port)
+        stream = await trio.open_tcp_stream("127.0.0.1", hasty.port)
         await stream.send_all(data)
         await is_closed_by_node(stream)
         await stream.aclose()
@@ -61,16 +61,16 @@ async def test_rubbish_instead_of_a_handshake_ends_the_connection(one: Node) -> 
             nursery.start_soon(talk, data)
 
 
-async def test_silence_ends_the_connection(one: Node) -> None:
-    stream = await trio.open_tcp_stream("127.0.0.1", one.port)
+async def test_silence_ends_the_connection(hasty: Node) -> None:
+    stream = await trio.open_tcp_stream("127.0.0.1", hasty.port)
     await is_closed_by_node(stream)
     await stream.aclose()
 
 
-async def test_silent_diallers_do_not_keep_peers_out(one: Node, world: World) -> None:
-    streams = [await trio.open_tcp_stream("127.0.0.1", one.port) for _ in range(200)]
-    late = await world.node("late", bootstrap=(one.address,))
-    await world.until(lambda: late.connected_to(one))
+async def test_silent_diallers_do_not_keep_peers_out(hasty: Node, world: World) -> None:
+    streams = [await trio.open_tcp_stream("127.0.0.1", hasty.port) for _ in range(200)]
+    late = await world.node("late", bootstrap=(hasty.address,))
+    await world.until(lambda: late.connected_to(hasty))
     for stream in streams:
         await stream.aclose()
 
@@ -88,12 +88,12 @@ async def test_connections_that_ended_free_their_place(one: Node, world: World) 
 # ------------------------------------------------------------ the greeting
 
 
-async def test_a_peer_that_never_greets_is_disconnected(one: Node, world: World) -> None:
+async def test_a_peer_that_never_greets_is_disconnected(hasty: Node, world: World) -> None:
     attacker = await world.attacker()
-    connection = await attacker.connect(one)
+    connection = await attacker.connect(hasty)
     with trio.fail_after(60):
         await connection.event_closed.wait()
-    assert len(one.net.peers()) == 1
+    assert len(hasty.net.peers()) == 1
 
 
 async def test_a_peer_of_another_network_is_told_so(one: Node, world: World) -> None:
@@ -142,17 +142,17 @@ MALFORMED = (
 )
 
 
-async def test_a_malformed_greeting_ends_the_connection(one: Node, world: World) -> None:
+async def test_a_malformed_greeting_ends_the_connection(hasty: Node, world: World) -> None:
     async def greet(number: int, frame: bytes) -> None:
         attacker = await world.attacker(f"attacker {number}")
-        connection = await attacker.connect(one)
+        connection = await attacker.connect(hasty)
         # On a busy machine the node's patience may end before the attacker has begun.
         with suppress(IOException, MuxedStreamError, MultiselectClientError):
             stream = await attacker.stream(connection, HELLO)
             await stream.write(frame)
         with trio.fail_after(60):
             await connection.event_closed.wait()
-        assert not one.knows(attacker.peer_id)
+        assert not hasty.knows(attacker.peer_id)
 
     async with trio.open_nursery() as nursery:
         for number, frame in enumerate(MALFORMED):
@@ -204,9 +204,9 @@ async def test_a_fault_of_our_own_in_a_handler_does_not_stop_the_node(one: Node,
     assert one.knows(attacker.peer_id)
 
 
-async def test_nothing_is_taken_before_the_greeting(one: Node, world: World) -> None:
+async def test_nothing_is_taken_before_the_greeting(hasty: Node, world: World) -> None:
     attacker = await world.attacker()
-    connection = await attacker.connect(one)
+    connection = await attacker.connect(hasty)
     direct = await attacker.stream(connection, DIRECT)
     await direct.write(encode_frame(1, 0, b"too early"))
     asked = await attacker.stream(connection, REQUEST)
@@ -215,7 +215,7 @@ async def test_nothing_is_taken_before_the_greeting(one: Node, world: World) -> 
     await gossip.write(encode_uvarint(3) + b"abc")
     with trio.fail_after(60):
         await connection.event_closed.wait()
-    assert one.recorder.direct == []
+    assert hasty.recorder.direct == []
 
 
 async def test_a_second_greeting_on_a_connection_is_reset(one: Node, world: World) -> None:

@@ -35,8 +35,8 @@ RULES = msgspec.structs.replace(
     reputation=ReputationRules(midpoint_keyblocks=100, flatness_keyblocks=50, chunk_keyblocks=5),
 )
 DUTY_PERCENT = 4
-TIMEOUT_MS = 2_000
-"""Patience with a leader: long, for on a busy machine nobody but the silent shall lose a term."""
+TIMEOUT_MS = 10_000
+"""Patience with a leader: very long, for on the busiest machine nobody but the silent shall lose a term."""
 ROUNDING_NANO = 2
 """How far a reputation in integers may be from the exact one (`consensus.reputation`, R2)."""
 

@@ -106,6 +106,7 @@ def test_users_at_any_node_pay_each_other_and_get_their_credits_back(
     # A proof for outside, of the receipt kept at first.
     miner = ("miner", "run", "--key", devnet.manifest.nodes[3].key_file, "--duty", "30", "--node", devnet.urls[3])
     ran(spchain(*miner, "--keyblocks", "2", timeout_s=3 * PATIENCE_S))
+    until(lambda: len({newest_keyblock(spchain, url) for url in devnet.urls}) == 1, "one newest keyblock")
     story.run("proof", "--receipt", "payment.receipt", "-o", "payment.evidence", "--wait", str(PATIENCE_S), at=OTHER)
     trusted = newest_keyblock(spchain, devnet.urls[3])
     away = Spchain(tmp_path, tmp_path / "no-devnet")

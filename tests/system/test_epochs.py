@@ -121,7 +121,7 @@ def test_a_silent_leader_costs_one_time_out_and_no_more(network: Devnet, rules: 
                 return any(after > before + 1 for before, after in pairwise(terms))
 
             # Beside the term in which it fell silent, which it may have filled already.
-            until(its_turn_has_come, "another term of the silent leader")
+            until(its_turn_has_come, "another term of the silent leader", 300)
             load.reach(20)
     finally:
         network.kill(silent, signal.SIGCONT)

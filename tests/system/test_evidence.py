@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from node.devnet import Devnet
-from tests.system.kit import BUNDLE_FILE, PATIENCE_S, Spchain, ran, refused
+from tests.system.kit import BUNDLE_FILE, PATIENCE_S, Spchain, ran, refused, until
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("network")]
 
@@ -25,6 +25,8 @@ def test_a_record_is_proved_offline_and_a_restarted_node_can_still_prove_it(
     sequence = written[0]["sequence"]
     miner = ("miner", "run", "--key", devnet.manifest.nodes[3].key_file, "--duty", "30", "--node", devnet.urls[3])
     ran(spchain(*miner, "--keyblocks", "2", timeout_s=3 * PATIENCE_S))
+    # Nobody mines any more, but one may not have heard of it yet.
+    until(lambda: len({newest_keyblock(spchain, url) for url in devnet.urls}) == 1, "one newest keyblock")
     subject = (str(sequence), "--patient", maria)
     export = ("proof", "export", "record", *subject, "-o", "record.evidence", "--wait", str(PATIENCE_S), "--json")
     made = json.loads(ran(spchain(*export)))

@@ -15,7 +15,7 @@ from ledger.transactions import sign_transaction
 from node.actions import NetworkRules
 from node.devnet import Devnet
 from node.keystore import read_public
-from tests.system.kit import BUNDLE, BUNDLE_FILE, Spchain, ran, refused
+from tests.system.kit import BUNDLE, BUNDLE_FILE, Spchain, agree, ran, refused
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("network")]
 
@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.system, pytest.mark.xdist_group("network")]
 @pytest.fixture(autouse=True)
 def nothing_changes(devnet: Devnet, hospital: Path, maria: Path) -> Iterator[None]:
     """Whatever a user does wrong leaves accounts, records and blobs of all nodes as they are."""
+    agree(devnet)
     before = _state(devnet, hospital, maria)
     yield
     assert _state(devnet, hospital, maria) == before
