@@ -352,14 +352,14 @@ class Joining:
     def _release(self) -> None:
         """Nobody has a chain: take part in making one."""
         log.info("no chain to join: taking part from the beginning")
-        self._mark.unlink(missing_ok=True)
+        self._drop_mark()
         self.holds, self.doing, self._trouble = False, "", ""
         self._ports.set_voting(True)
 
     def _go_home(self) -> None:
         head = self._store.head()
         log.info("joined", height=head.height, block=head.block_hash.hex())
-        self._mark.unlink(missing_ok=True)
+        self._drop_mark()
         self._joined, self.holds, self.doing = True, False, ""
         self._ports.set_voting(True)
         self._ports.at_home()
@@ -369,6 +369,13 @@ class Joining:
             replace_file(self._mark, b"")
         except InvalidInput as error:
             raise StoreError(str(error)) from error
+
+    def _drop_mark(self) -> None:
+        try:
+            self._mark.unlink(missing_ok=True)
+        except OSError as error:
+            # It does no harm: after a restart the node looks once more whether others are ahead.
+            log.warning("the mark of joining cannot be removed", path=str(self._mark), error=str(error))
 
     def _tell(self, what: str) -> None:
         self.doing = what

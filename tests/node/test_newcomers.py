@@ -121,6 +121,19 @@ async def test_a_founder_whose_peers_have_gone_begins_again(tmp_path: Path, auto
         nursery.cancel_scope.cancel()
 
 
+async def test_a_mark_that_cannot_be_removed_ends_nothing(tmp_path: Path, autojump_clock: object) -> None:
+    (tmp_path / module.MARK).mkdir()  # nor can a file be that the disk refuses to remove
+    founder = Newcomer(tmp_path)
+    founder.meet("old", made(*idle(module.FRESH_MICROBLOCKS + 1)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(founder.joining.run)
+        await trio.sleep(1)
+        founder.peers.clear()
+        await trio.sleep(60)
+        assert founder.voting == [False, True]
+        nursery.cancel_scope.cancel()
+
+
 # ---------------------------------------------------------------- silence
 
 
