@@ -36,8 +36,8 @@ class NodeMiningDesk:
         self._peers = peers
         self._joining = joining
         self._changed = trio.Event()
-        self._told: Message | None = None
-        self._next_repetition_s = 0.0
+        # The last message of each kind, and when it may be repeated: a miner has a keyblock to offer and a seed to reveal at one time.
+        self._told: dict[type[Message], tuple[Message, float]] = {}
 
     def work(self, miner: bytes) -> MiningWork:
         """Return the work of a miner, by public key. Raises `NoChainYet`."""
@@ -79,12 +79,13 @@ class NodeMiningDesk:
     def _tell(self, message: Message) -> None:
         if self._driver.halted:
             raise StoreError(f"this node cannot write: {self._driver.halted}; use another node")
-        if message != self._told:
+        told, next_repetition_s = self._told.get(type(message), (None, 0.0))
+        if message != told:
             # Everyone passes gossip on once; who missed it, or has started since, hears of a repetition directly.
-            self._told = message
+            self._told[type(message)] = (message, 0.0)
             self._broadcast(message)
-        elif trio.current_time() >= self._next_repetition_s:
-            self._next_repetition_s = trio.current_time() + REPEAT_S
+        elif trio.current_time() >= next_repetition_s:
+            self._told[type(message)] = (message, trio.current_time() + REPEAT_S)
             for peer in self._peers():
                 self._send(peer, message)
         self._driver.handle(Received(message))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consensus.messages import Message, Offer
+from consensus.messages import Message, Offer, Reveal
 from node import mining_desk
 from node.clock import now_ms
 from node.mining import NoChainYet, StaleWork
@@ -53,6 +53,21 @@ async def test_a_keyblock_is_told_to_all_and_repeated_now_and_then(
         assert it.sent == [("one", Offer(signed)), ("two", Offer(signed))]
         with pytest.raises(StaleWork, match="came first"):
             it.desk.offer(mined(it.desk.work(RIVAL.public.public_key), RIVAL, now_ms()))
+
+
+async def test_who_says_two_things_in_turn_is_repeated_no_more_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A miner offers its next keyblock while it still reveals the seed of its last one; and anybody can repeat both."""
+    async with opened(tmp_path) as it:
+        monkeypatch.setattr(mining_desk, "REPEAT_S", 3_600.0)
+        monkeypatch.setattr(mining_desk, "check_reveal", lambda *_: None)
+        signed, reveal = mined(it.desk.work(MINER.public.public_key), MINER, now_ms()), Reveal(0, bytes(96))
+        for _ in range(4):
+            it.desk.offer(signed)
+            it.desk.reveal(reveal.epoch, reveal.signature)
+        assert it.told == [Offer(signed), reveal]
+        assert it.sent == [(peer, message) for message in (Offer(signed), reveal) for peer in ("one", "two")]
 
 
 async def test_nothing_is_told_before_the_chain_is_chosen(tmp_path: Path) -> None:
