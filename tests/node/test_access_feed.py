@@ -43,7 +43,7 @@ async def test_every_entry_is_logged_once_and_in_order(world: World, hospital: H
     assert {operation.reader for _, operation in logged(world)} == {READER.address}
 
 
-async def test_the_standing_task_sends_within_a_second_and_goes_on_after_a_pause(
+async def test_the_standing_task_sends_by_itself_and_goes_on_after_a_pause(
     world: World, hospital: Hospital
 ) -> None:
     async with world.node(), trio.open_nursery() as nursery:
@@ -51,9 +51,7 @@ async def test_the_standing_task_sends_within_a_second_and_goes_on_after_a_pause
         nursery.start_soon(hospital.feed.run)
         await trio.sleep(0.1)
         hospital.append(2)
-        began_s = trio.current_time()
         await until(lambda: hospital.feed.waiting == 0)
-        assert trio.current_time() - began_s < 5, "a second, on a machine that is not loaded"
         hospital.way.instead = lambda _raw: [refused("busy", "too much", 10)]
         hospital.append(1)
         await until(lambda: "1 entries wait: the operator does not take them: busy" in hospital.feed.status())

@@ -100,7 +100,7 @@ async def test_one_member_counts_once(nursery: trio.Nursery) -> None:
 async def test_alone_in_the_network_a_batch_is_safe_once_durable(nursery: trio.Nursery) -> None:
     world = World(nursery, copies_needed=0)
     world.batcher.put([paid(0, 0)])
-    assert await world.batcher.ticket([paid(0, 0).id]).wait(5)
+    assert await world.batcher.ticket([paid(0, 0).id]).wait(60)
     await until(lambda: world.made)
     assert world.store.batch(world.made[0].digest)
 
@@ -195,7 +195,7 @@ async def test_a_full_queue_makes_submissions_wait_and_is_cut_into_batches(
     monkeypatch.setattr(module, "QUEUE_TRANSACTIONS", 4)
     monkeypatch.setattr(module, "BATCH_TRANSACTIONS", 3)
     world.batcher.put([paid(0, nonce) for nonce in range(4)])
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await world.batcher.room()
     assert len(world.batcher._queue) < 4
     await until(lambda: sum(len(batch.transactions) for batch in world.made) == 4)

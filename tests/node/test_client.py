@@ -207,7 +207,7 @@ UPGRADE = (
 )
 def test_rubbish_on_the_wire_leaves_the_server_serving(client: NodeClient, request_bytes: bytes) -> None:
     host, port = client.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
+    with socket.create_connection((host, int(port)), timeout=60) as raw:
         answer = b""
         # The server may hang up at any point of it.
         with contextlib.suppress(OSError):
