@@ -43,9 +43,7 @@ async def test_every_entry_is_logged_once_and_in_order(world: World, hospital: H
     assert {operation.reader for _, operation in logged(world)} == {READER.address}
 
 
-async def test_the_standing_task_sends_by_itself_and_goes_on_after_a_pause(
-    world: World, hospital: Hospital
-) -> None:
+async def test_the_standing_task_sends_by_itself_and_goes_on_after_a_pause(world: World, hospital: Hospital) -> None:
     async with world.node(), trio.open_nursery() as nursery:
         await world.ready()
         nursery.start_soon(hospital.feed.run)

@@ -8,8 +8,12 @@ import httpx
 import msgspec
 import pytest
 
+from ledger import queries, testing
+from ledger.bodies import GrantAccess
 from ledger.sharing import MAX_PROXIES
-from records.grants import MAX_SEALED_FRAGMENT_BYTES
+from ledger.transactions import sign_transaction
+from node.api import models
+from records.grants import MAX_SEALED_FRAGMENT_BYTES, GrantChoice, prepare_grant
 from records.requests import MAX_REQUEST_BYTES
 from tests.node.api_kit import config_for, serving
 from tests.node.care_cli import MARIA, node
@@ -79,6 +83,51 @@ def test_with_a_token_only_those_who_have_it_make_the_node_work(node: CareNode, 
             assert_problem(http.post(route, content=b"\xc1", headers=right), 422)
         # Reading what is on the chain needs none.
         assert http.get(f"/v1/patients/{MARIA.address.hex()}/grants").json() == {"grants": [], "next_start": None}
+
+
+def grant(node: CareNode, nonce: int) -> str:
+    """Commit a grant of Maria's to the fifth institution; returns its identifier."""
+    choice = GrantChoice(
+        patient=MARIA.address,
+        generation=0,
+        grantee=INSTITUTIONS[4].address,
+        receiving_key=INSTITUTIONS[4].public.reencryption_key,
+        records=None,
+        purposes=("TREAT",),
+        from_ms=1,
+        until_ms=2**50,
+        threshold=2,
+        proxies=(INSTITUTIONS[1].address, INSTITUTIONS[2].address),
+    )
+    prepared = prepare_grant(MARIA.reencryption, MARIA.signing, choice)
+    raw = sign_transaction(
+        node.chain_id,
+        MARIA.signing,
+        nonce=nonce,
+        fee_microcredit=1_000,
+        expiry_height=1_000,
+        body=GrantAccess(prepared.terms),
+    )
+    node.commit(testing.check(node.chain_id, [raw]))
+    return prepared.grant_id.hex()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+def test_the_largest_page_of_an_accounts_grants_tells_of_the_next_one(
+    node: CareNode, http: httpx.Client, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    given = sorted(grant(node, nonce) for nonce in range(4))
+    for module in (models, queries):
+        monkeypatch.setattr(module, "MAX_PAGE", limit)
+    found: list[str] = []
+    start: str | None = ""
+    while start is not None:
+        path = f"/v1/accounts/{INSTITUTIONS[4].address.hex()}/grants?limit={limit}&start={start}"
+        page = http.get(path).json()
+        assert len(page["grants"]) <= limit
+        found += [one["grant_id"] for one in page["grants"]]
+        start = page["next_start"]
+    assert found == given
 
 
 @pytest.mark.parametrize(
