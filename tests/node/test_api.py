@@ -344,7 +344,7 @@ async def test_a_wrong_submission_is_refused_whole(
     assert node.store.head().height == 0
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     body=st.one_of(st.binary(max_size=200), st.binary(max_size=60).map(lambda raw: msgspec.msgpack.encode([raw]))),
     kind=st.sampled_from(["application/json", "application/msgpack", "application/octet-stream"]),

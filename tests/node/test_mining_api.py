@@ -307,7 +307,7 @@ async def test_what_is_no_message_is_refused(
     assert_problem(answer, status, reason)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(path=st.sampled_from(["keyblocks", "reveals"]), place=st.integers(0, 400), flip=st.integers(1, 255))
 async def test_a_damaged_message_gets_a_typed_answer(
     client: httpx.AsyncClient, desk: LoneDesk, path: str, place: int, flip: int

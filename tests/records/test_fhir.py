@@ -165,7 +165,7 @@ def test_a_truncated_sample_is_refused(bundles: dict[str, bytes]) -> None:
             validate_bundle(data[:size])
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_a_sample_with_changed_bytes_passes_or_is_refused(bundles: dict[str, bytes], data: st.DataObject) -> None:
     text = bytearray(bundles["n01"])
