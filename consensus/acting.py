@@ -73,6 +73,9 @@ def _vote_if_right(desk: Desk, member: Member, node: Node) -> None:
     if ours != header.state_digest:
         _refuse(desk, node, "states another state digest than ours")
         return
+    if desk.payload.is_too_much(node.batches):
+        _refuse(desk, node, "asks for more than a microblock may")
+        return
     not_ready = desk.payload.not_ready(node.batches)
     if not_ready:
         desk.emit_once(RequestBatches(not_ready))

@@ -154,8 +154,17 @@ class Payload(Protocol):
         A vote says that the data can be had. What a quorum has voted for is committed without it.
         """
 
+    def is_too_much(self, digests: Sequence[bytes]) -> bool:
+        """Tell whether the batches ask for more than a microblock may (`ledger.load`), those that are missing not counted.
+
+        This node votes for no such microblock. What a quorum has voted for is committed nevertheless.
+        """
+
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
-        """Return up to `limit` digests of batches, all ready, none committed or excluded, each once, in order of arrival."""
+        """Return up to `limit` digests of batches, all ready, none committed or excluded, each once, together not too much.
+
+        They come in order of arrival.
+        """
 
     def is_committed(self, digest: bytes) -> bool:
         """Tell whether a committed microblock names the batch."""

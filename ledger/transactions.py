@@ -24,8 +24,6 @@ MAX_TRANSACTION_BYTES = 16 * 1024
 """Twice the largest kind but a challenge (a forced request, of up to 8 KiB), and 32 fit into a batch."""
 MAX_CHALLENGE_BYTES = MAX_FRAUD_PROOF_BYTES + 1024
 """A challenge alone may be larger: any dispute fits into a proof of fraud, and the rest of the transaction takes 250 bytes."""
-CHALLENGE_COST = 200
-"""A proof of fraud takes up to 10 ms to judge, a transfer 50 µs to apply."""
 MAX_BATCH_BYTES = 512 * 1024
 """Half of the gossip limit, and about 2 000 transfers."""
 MAX_BATCH_TRANSACTIONS = 4096
@@ -127,11 +125,6 @@ def check_transaction(raw: bytes, chain: Chain) -> CheckedTransaction:
         raise Rejection(RejectionReason.BAD_SIGNATURE, f"not signed by {transaction.sender.hex()} for this chain")
     check_body(transaction.body, chain)
     return CheckedTransaction(transaction_id(raw), raw, address_of(transaction.sender), transaction)
-
-
-def cost_of(transaction: Transaction) -> int:
-    """Return what a transaction costs to apply at most, in transfers: what whoever fills a microblock has to count."""
-    return CHALLENGE_COST if isinstance(transaction.body, ChallengeBatch) else 1
 
 
 def encode_batch(raw_transactions: Sequence[bytes]) -> bytes:

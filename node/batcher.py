@@ -9,6 +9,7 @@ import trio
 
 from ledger.contract_bodies import CommitBatch
 from ledger.errors import StoreError
+from ledger.load import cost_of
 from ledger.transactions import CheckedTransaction, batch_digest, encode_batch
 from node.batches import MAX_BATCH_DATA_BYTES, Batch, BatchPool
 
@@ -16,7 +17,8 @@ LINGER_S = 0.003
 """How long a batch waits for company: short against a commit, long enough to fill batches under load."""
 BATCH_BYTES = 192 * 1024
 """Gossip costs about 1 ms per message and 0.03 ms per KB: beyond this size larger batches gain little and delay votes."""
-BATCH_TRANSACTIONS = 750
+BATCH_COST = 750
+"""In transfers (`ledger.load`): a microblock takes two full batches, and a batch with one transaction too many for this still fits."""
 QUEUE_TRANSACTIONS = 20_000
 """More wait in front of `submit`, where their senders feel it."""
 RETRY_S = 1.0
@@ -129,8 +131,8 @@ class Batcher:
 
     def _take(self) -> list[_Queued]:
         taken: list[_Queued] = []
-        size = data_bytes = 0
-        while self._queue and size < BATCH_BYTES and len(taken) < BATCH_TRANSACTIONS:
+        size = cost = data_bytes = 0
+        while self._queue and size < BATCH_BYTES and cost < BATCH_COST:
             # Commitments get batches of their own: those wait for published data, and nobody else shall wait with them.
             published = _published_bytes(self._queue[0])
             data_bytes += published
@@ -139,6 +141,7 @@ class Batcher:
             item = self._queue.popleft()
             taken.append(item)
             size += len(item.checked.raw)
+            cost += cost_of(item.checked.transaction)
         self._drained.set()
         self._drained = trio.Event()
         return taken

@@ -11,13 +11,13 @@ import structlog
 from ledger.chain import Chain
 from ledger.crypto.keys import address_of
 from ledger.errors import InvalidInput, Rejection, StoreError
+from ledger.load import Load, check_cost, cost_of, load_of
 from ledger.store import Store
 from ledger.transactions import (
     CheckedTransaction,
     batch_digest,
     check_shape,
     check_transaction,
-    cost_of,
     decode_batch,
     transaction_id,
 )
@@ -33,13 +33,6 @@ STRANGERS_BYTES = 4 * 1024 * 1024
 """Memory for pending batches of everyone else together: identities cost nothing, so one flood shuts out only other strangers."""
 _TRANSACTION_BYTES = 500
 """Memory that a decoded transaction takes beside its bytes, which are kept twice: in the batch and for itself."""
-MAX_BLOCK_TRANSACTIONS = 2000
-"""A leader stops filling a microblock here, so that executing one keeps the event loop for at most about 50 ms; others count as many
-transfers as they cost."""
-
-MAX_BLOCK_DATA_BYTES = 8 * 1024 * 1024
-"""Nor does a microblock publish more data: members that still have to fetch it must be able to before they lose patience."""
-
 MAX_BATCH_DATA_BYTES = 4 * 1024 * 1024
 """Data that one batch of transactions may publish; nothing is fetched for one that commits to more, and it is never ready."""
 
@@ -57,8 +50,15 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 
 def check_batch(raw: bytes, chain: Chain) -> Batch:
     """Decode a batch and check every transaction's shape and signatures; for worker threads. Raises `InvalidInput`."""
-    transactions = tuple(check_transaction(item, chain) for item in decode_batch(raw))
-    return Batch(batch_digest([checked.id for checked in transactions]), raw, transactions)
+    transactions: list[CheckedTransaction] = []
+    cost = 0
+    for item in decode_batch(raw):
+        checked = check_transaction(item, chain)
+        transactions.append(checked)
+        # At once: a batch that nobody may order keeps no processor busy to its end.
+        cost += cost_of(checked.transaction)
+        check_cost(cost)
+    return Batch(batch_digest([checked.id for checked in transactions]), raw, tuple(transactions))
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -117,10 +117,6 @@ class DataRule(Protocol):
         """Tell whether all data of a pending batch is here."""
         ...
 
-    def data_bytes(self, digest: bytes) -> int:
-        """Return how much data a pending batch publishes."""
-        ...
-
 
 class NoData:
     """The rule of who neither orders nor votes: nothing rests on data."""
@@ -135,10 +131,6 @@ class NoData:
         """Say that all data of a pending batch is here."""
         return True
 
-    def data_bytes(self, digest: bytes) -> int:
-        """Return 0."""
-        return 0
-
 
 class BatchPool:
     """Pending batches by digest; everything in it is durable in the store."""
@@ -150,7 +142,7 @@ class BatchPool:
         self.members = 4
         """Size of the committee, which shares the room."""
         self._pending: dict[bytes, Batch] = {}
-        self._costs: dict[bytes, int] = {}
+        self._loads: dict[bytes, Load] = {}
         # What each pending batch of others is charged to; own ones and those that microblocks name have none.
         self._sources: dict[bytes, Source] = {}
         self._charged: Counter[bytes | str] = Counter()
@@ -227,7 +219,7 @@ class BatchPool:
             if batch is None:
                 continue
             self._data.left(digest)
-            del self._costs[digest]
+            del self._loads[digest]
             source = self._sources.pop(digest, None)
             if source is not None:
                 self._refund(batch, source)
@@ -275,7 +267,7 @@ class BatchPool:
 
     def _hold(self, batch: Batch) -> None:
         self._pending[batch.digest] = batch
-        self._costs[batch.digest] = sum(cost_of(checked.transaction) for checked in batch.transactions)
+        self._loads[batch.digest] = load_of(batch.transactions)
         self._data.arrived(batch)
 
     def _charge(self, batch: Batch, source: Source) -> bool:
@@ -306,17 +298,20 @@ class BatchPool:
         missing = self.missing(digests)
         return tuple(d for d in digests if d in missing or (d in self._pending and not self._data.is_ready(d)))
 
+    def is_too_much(self, digests: Sequence[bytes]) -> bool:
+        """Tell whether those of the batches that are pending here ask for more than a microblock may."""
+        return not sum((self._loads[digest] for digest in digests if digest in self._loads), Load()).fits
+
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
-        """Return up to `limit` pending digests that are ready and not excluded, in order of arrival, bounded in work and data."""
+        """Return up to `limit` pending digests that are ready and not excluded, in order of arrival, as many as a microblock may name."""
         chosen: list[bytes] = []
-        cost = data_bytes = 0
-        for digest in self._pending:
-            if digest in excluded or not self._data.is_ready(digest):
+        total = Load()
+        for digest, load in self._loads.items():
+            # A batch too large by itself must not stand in front of the others; it can come only with a certificate of a faulty quorum.
+            if digest in excluded or not load.fits or not self._data.is_ready(digest):
                 continue
-            cost += self._costs[digest]
-            data_bytes += self._data.data_bytes(digest)
-            is_full = cost > MAX_BLOCK_TRANSACTIONS or data_bytes > MAX_BLOCK_DATA_BYTES
-            if len(chosen) >= limit or (chosen and is_full):
+            total += load
+            if len(chosen) >= limit or not total.fits:
                 break
             chosen.append(digest)
         return tuple(chosen)

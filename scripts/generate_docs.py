@@ -182,6 +182,7 @@ def _first_paragraph(text: str | None) -> str:
 # The order in which a reader needs them; modules that are not named here follow in alphabetical order.
 READING_ORDER = (
     "ledger/transactions.py",
+    "ledger/load.py",
     "ledger/bodies.py",
     "ledger/patients.py",
     "ledger/sharing.py",
@@ -205,6 +206,10 @@ READING_ORDER = (
     "consensus/safety.py",
     "node/safety_file.py",
 )
+
+
+LIMITS = Path("ledger/load.py")
+"""Holds no type, but limits that whoever votes has to know."""
 
 
 def _reading_order(module: Path) -> tuple[int, str]:
@@ -267,7 +272,7 @@ def _meaning_rows(module: Path, name: str) -> list[list[str]]:
 
 
 def protocol_page() -> str:
-    """Return the protocol reference: every type whose bytes leave the process."""
+    """Return the protocol reference: every type whose bytes leave the process, and the limits of a microblock."""
     codec, hashing, errors = Path("ledger/codec.py"), Path("ledger/crypto/hashing.py"), Path("ledger/errors.py")
     lines = [
         GENERATED,
@@ -290,7 +295,8 @@ def protocol_page() -> str:
     lines += ["## Hashes", "", _first_paragraph(ast.get_docstring(parse(hashing))), ""]
     lines += ["With t = SHA-256(tag text), a hash is SHA-256(t ‖ t ‖ parts).", ""]
     lines += table(["tag", "text"], _enum_rows(hashing, "Tag"))
-    modules = [path for path in source_files() if path != codec and any(part.is_wire for part in structs(path))]
+    typed = (path for path in source_files() if path != codec and any(part.is_wire for part in structs(path)))
+    modules = [LIMITS, *typed]
     for module in sorted(modules, key=_reading_order):
         lines += _module_section(module)
     lines += ["## Reasons for refusing a transaction", "", "Stable names that reach clients.", ""]

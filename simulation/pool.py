@@ -11,6 +11,7 @@ from contracts.batch_data import check_data
 from ledger.chain import Chain, chain_of
 from ledger.contract_bodies import CommitBatch
 from ledger.errors import InvalidInput
+from ledger.load import load_of
 from ledger.memory_store import MemoryStore
 from ledger.offchain import BatchCommitment
 from ledger.transactions import (
@@ -104,10 +105,21 @@ class Pool:
         found = ((commitment, self._data.get(commitment.data_digest)) for commitment in commitments)
         return all(data is not None and bears_out(commitment, data) for commitment, data in found)
 
+    def is_too_much(self, digests: Sequence[bytes]) -> bool:
+        """Tell whether those of the batches that are here ask for more than a microblock may."""
+        here = (digest for digest in digests if self._store.batch(digest) is not None)
+        return not load_of(checked for digest in here for checked in self.transactions(digest)).fits
+
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
-        """Return up to `limit` pending digests that are here and not excluded, in order of arrival."""
-        chosen = [digest for digest in self._pending if digest not in excluded and self._is_here(digest)]
-        return tuple(chosen[:limit])
+        """Return up to `limit` pending digests that are here and not excluded, in order of arrival, as many as a microblock may name."""
+        chosen: list[bytes] = []
+        for digest in self._pending:
+            if digest in excluded or not self._is_here(digest):
+                continue
+            if len(chosen) >= limit or self.is_too_much((*chosen, digest)):
+                break
+            chosen.append(digest)
+        return tuple(chosen)
 
     def is_committed(self, digest: bytes) -> bool:
         """Tell whether a committed microblock names the batch."""

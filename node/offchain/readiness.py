@@ -128,10 +128,6 @@ class Readiness:
         """Tell whether all that a batch's commitments publish is here, and right in its form."""
         return digest not in self._unready
 
-    def data_bytes(self, digest: bytes) -> int:
-        """Return how much data a pending batch publishes."""
-        return sum(commitment.data_bytes for _, commitment in self._batches.get(digest, ()))
-
     # ------------------------------------------------------------------ what is known of data
 
     def verdict(self, commitment: BatchCommitment) -> bool | None:

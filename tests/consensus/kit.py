@@ -90,6 +90,8 @@ class Batches:
         self.here: list[bytes] = []
         self.unpublished: set[bytes] = set()
         """Batches that are here and rest on data that is not."""
+        self.most = 1000
+        """Batches that one microblock may name: each asks for as much as any other."""
         self.committed: set[bytes] = set()
 
     def missing(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -98,10 +100,13 @@ class Batches:
     def not_ready(self, digests: Sequence[bytes]) -> tuple[bytes, ...]:
         return tuple(digest for digest in digests if digest not in self.here or digest in self.unpublished)
 
+    def is_too_much(self, digests: Sequence[bytes]) -> bool:
+        return sum(digest in self.here for digest in digests) > self.most
+
     def select(self, excluded: Collection[bytes], limit: int) -> tuple[bytes, ...]:
         held_back = self.committed | self.unpublished
         free = [d for d in self.here if d not in held_back and d not in excluded]
-        return tuple(free[:limit])
+        return tuple(free[: min(limit, self.most)])
 
     def is_committed(self, digest: bytes) -> bool:
         return digest in self.committed

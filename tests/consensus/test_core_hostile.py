@@ -202,6 +202,39 @@ def test_a_repeated_batch_in_uncommitted_ancestors_is_not_voted_for() -> None:
     assert [type(e) for e in net.step(voter, Received(second))] == [Disagreement]
 
 
+def test_a_microblock_that_asks_for_too_much_is_not_voted_for_and_the_rest_of_it_is_not_fetched() -> None:
+    net = Net()
+    voter = net.order[1]
+    named = (batch("a"), batch("b"), batch("c"))
+    net.pools[voter].here.extend(named[:2])
+    net.pools[voter].most = 1
+    proposal = net.proposal(net.header(1, batches=named), batches=named)
+    assert [type(e) for e in net.step(voter, Received(proposal))] == [Disagreement]
+    net.pools[voter].here.append(named[2])
+    assert net.step(voter, PayloadChanged()) == []
+
+
+def test_too_much_costs_its_leader_a_term_and_others_order_it_bit_by_bit() -> None:
+    net = Net()
+    for pool in net.pools:
+        pool.here.extend((batch("a"), batch("b")))
+        pool.most = 1
+    net.pools[net.order[0]].most = 2
+    for member in net.order:
+        net.step(member, PayloadChanged())
+    net.heal(lambda: all(len(pool.committed) == 2 for pool in net.pools))
+    ordered = [block.signed.microblock for block in net.disks[0].chain if block.signed.microblock.batches]
+    assert [block.batches for block in ordered] == [(batch("a"),), (batch("b"),)]
+    assert {block.header.leader for block in ordered} == {net.address(net.order[1])}
+
+
+def test_what_a_quorum_finds_not_too_much_is_committed_by_all() -> None:
+    net = Net()
+    net.pools[net.order[3]].most = 0
+    net.commit("a", "b")
+    assert net.said(Disagreement, net.order[3])
+
+
 def test_a_final_microblock_that_contradicts_the_own_state_halts_a_node() -> None:
     net = Net(term=64)
     lead, _, _, away = net.order

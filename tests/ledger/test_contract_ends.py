@@ -144,6 +144,23 @@ def test_right_batches_that_follow_a_wrong_one_do_not_count_either() -> None:
     world.refuse(RejectionReason.CONTRACT_ENDED, OPERATOR, CommitBatch(honest), "is frozen and takes nothing more")
 
 
+def test_of_many_challenges_in_one_microblock_none_is_judged_after_the_one_that_convicts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, desk, lie = lied()
+    proof, judged = desk.proof(lie), []
+
+    def judge(*case: object) -> str:
+        judged.append(case)
+        return "a lie"
+
+    monkeypatch.setattr("ledger.contract_ends.check_fraud", judge)
+    assert world.act(STRANGER, ChallengeBatch(IDENTIFIER, 1, proof)) is None
+    for number in range(3):
+        world.refuse(RejectionReason.BATCH_UNKNOWN, CAROL, ChallengeBatch(IDENTIFIER, 1 + number, proof), "1 count")
+    assert len(judged) == 1
+
+
 def test_a_challenge_in_the_last_block_of_the_window_counts_and_one_later_is_free_of_effect_and_cost() -> None:
     world, desk, lie = lied()
     proof = desk.proof(lie)

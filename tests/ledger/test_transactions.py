@@ -43,7 +43,6 @@ from ledger.partial_tree import WitnessEntry
 from ledger.patients import patient_keyblock_signing_digest
 from ledger.state_tree import ProofStep, StateProof
 from ledger.transactions import (
-    CHALLENGE_COST,
     MAX_BATCH_BYTES,
     MAX_BATCH_TRANSACTIONS,
     MAX_CHALLENGE_BYTES,
@@ -52,7 +51,6 @@ from ledger.transactions import (
     batch_digest,
     check_shape,
     check_transaction,
-    cost_of,
     decode_batch,
     encode_batch,
     transaction_id,
@@ -175,11 +173,6 @@ def test_a_challenge_may_be_as_large_as_any_proof_of_fraud_and_nothing_else_may(
 
 def test_every_kind_of_contracts_transaction_is_among_those_checked_here() -> None:
     assert {type(body) for body in contract_bodies()} == set(get_args(ContractBody))
-
-
-def test_a_challenge_counts_as_many_transfers_when_a_block_is_filled() -> None:
-    costs = [cost_of(check_shape(raw, CHAIN).transaction) for raw in (RAW, challenge(()))]
-    assert costs == [1, CHALLENGE_COST]
 
 
 def test_a_signature_by_another_key_or_of_another_content_is_refused() -> None:

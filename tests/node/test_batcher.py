@@ -7,10 +7,18 @@ import pytest
 import trio
 
 from ledger import testing
-from ledger.contract_bodies import CommitBatch
+from ledger.contract_bodies import ChallengeBatch, CommitBatch
 from ledger.errors import StoreError
+from ledger.load import load_of
 from ledger.memory_store import MemoryStore
-from ledger.offchain import MAX_DATA_BYTES, BatchCommitment
+from ledger.offchain import (
+    MAX_DATA_BYTES,
+    BatchCommitment,
+    BrokenReceipt,
+    RequestLeaf,
+    RequestReceipt,
+    SignedReceipt,
+)
 from ledger.transactions import CheckedTransaction, decode_batch
 from node import batcher as module
 from node.batcher import Batcher
@@ -193,13 +201,23 @@ async def test_a_full_queue_makes_submissions_wait_and_is_cut_into_batches(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "QUEUE_TRANSACTIONS", 4)
-    monkeypatch.setattr(module, "BATCH_TRANSACTIONS", 3)
+    monkeypatch.setattr(module, "BATCH_COST", 3)
     world.batcher.put([paid(0, nonce) for nonce in range(4)])
     with trio.fail_after(60):
         await world.batcher.room()
     assert len(world.batcher._queue) < 4
     await until(lambda: sum(len(batch.transactions) for batch in world.made) == 4)
     assert [len(batch.transactions) for batch in world.made] == [3, 1]
+
+
+async def test_what_costs_as_much_as_many_transfers_fills_a_batch_like_them(world: World) -> None:
+    receipt = RequestReceipt(bytes(32), 0, 0, RequestLeaf(bytes(32), 0, 1, bytes(32), bytes(32)))
+    body = ChallengeBatch(bytes(32), 0, BrokenReceipt(SignedReceipt(receipt, bytes(64)), None))
+    raws = [testing.signed(CHAIN, testing.key(2), body, nonce) for nonce in range(5)]
+    world.batcher.put(testing.check(CHAIN, raws))
+    await until(lambda: sum(len(batch.transactions) for batch in world.made) == 5)
+    assert [len(batch.transactions) for batch in world.made] == [4, 1]
+    assert all(load_of(batch.transactions).fits for batch in world.made)
 
 
 async def test_commitments_have_batches_of_their_own(world: World) -> None:

@@ -6,13 +6,14 @@ from functools import partial
 
 import pytest
 
-from ledger import testing
+from ledger import load, testing
 from ledger.bodies import Transfer
 from ledger.contract_bodies import ChallengeBatch
 from ledger.errors import InvalidInput, StoreError
+from ledger.load import CHALLENGE_COST, MAX_MICROBLOCK_COST
 from ledger.memory_store import MemoryStore
 from ledger.offchain import BrokenReceipt, RequestLeaf, RequestReceipt, SignedReceipt
-from ledger.transactions import CHALLENGE_COST, encode_batch
+from ledger.transactions import encode_batch
 from node import batches
 from node.batches import (
     Batch,
@@ -54,30 +55,65 @@ def test_what_is_kept_is_durable_and_selected_in_order_of_arrival(store: MemoryS
     assert pool.missing(names(SOME[:5])) == tuple(names(SOME[3:5]))
 
 
-def test_a_microblock_is_filled_up_to_its_bound_but_never_left_empty(
+def challenges(count: int, first: int = 0) -> list[bytes]:
+    """Challenges of what does not exist: only their cost matters."""
+    receipt = RequestReceipt(bytes(32), 0, 0, RequestLeaf(bytes(32), 0, 1, bytes(32), bytes(32)))
+    body = ChallengeBatch(bytes(32), 0, BrokenReceipt(SignedReceipt(receipt, bytes(64)), None))
+    return [testing.signed(CHAIN, testing.key(5), body, first + nonce) for nonce in range(count)]
+
+
+def test_a_microblock_is_filled_up_to_its_bound_and_no_more_is_voted_for(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = BatchPool(store)
     pool.add(SOME[:4])
-    monkeypatch.setattr(batches, "MAX_BLOCK_TRANSACTIONS", 2)
-    assert len(pool.select((), 10)) == 2
-    monkeypatch.setattr(batches, "MAX_BLOCK_TRANSACTIONS", 0)
-    assert len(pool.select((), 10)) == 1
+    monkeypatch.setattr(load, "MAX_MICROBLOCK_COST", 2)
+    assert pool.select((), 10) == tuple(names(SOME[:2]))
+    assert not pool.is_too_much(names(SOME[2:4]))
+    assert pool.is_too_much(names(SOME[1:4]))
 
 
 def test_a_challenge_fills_a_microblock_like_the_transfers_that_it_costs(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receipt = RequestReceipt(bytes(32), 0, 0, RequestLeaf(bytes(32), 0, 1, bytes(32), bytes(32)))
-    body = ChallengeBatch(bytes(32), 0, BrokenReceipt(SignedReceipt(receipt, bytes(64)), None))
-    challenges = [batch_of(testing.signed(CHAIN, testing.key(5), body, nonce)) for nonce in range(3)]
+    disputes = [batch_of(raw) for raw in challenges(3)]
     pool = BatchPool(store)
-    pool.add([*challenges, SOME[0]])
-    monkeypatch.setattr(batches, "MAX_BLOCK_TRANSACTIONS", 2 * CHALLENGE_COST)
-    assert pool.select((), 10) == tuple(names(challenges[:2]))
-    assert pool.select(names(challenges), 10) == tuple(names(SOME[:1]))
-    pool.remove(names([*challenges, SOME[0]]))
-    assert not pool._costs
+    pool.add([*disputes, SOME[0]])
+    monkeypatch.setattr(load, "MAX_MICROBLOCK_COST", 2 * CHALLENGE_COST)
+    assert pool.select((), 10) == tuple(names(disputes[:2]))
+    assert pool.select(names(disputes), 10) == tuple(names(SOME[:1]))
+    pool.remove(names([*disputes, SOME[0]]))
+    assert not pool._loads
+
+
+def test_what_is_too_much_is_so_before_all_of_it_is_here(store: MemoryStore) -> None:
+    half = MAX_MICROBLOCK_COST // CHALLENGE_COST // 2 + 1
+    disputes = [batch_of(*challenges(half, first=half * number)) for number in range(3)]
+    pool = BatchPool(store)
+    pool.add(disputes[:1])
+    assert not pool.is_too_much(names(disputes))
+    pool.add(disputes[1:2])
+    assert pool.is_too_much(names(disputes))
+    assert pool.select((), 10) == tuple(names(disputes[:1]))
+
+
+def test_a_batch_that_no_microblock_may_name_is_refused_before_the_rest_of_it_is_checked() -> None:
+    most = MAX_MICROBLOCK_COST // CHALLENGE_COST
+    assert len(batch_of(*challenges(most)).transactions) == most
+    raws = challenges(most + 1)
+    # Whatever follows the one too many is looked at no more, or it would be said to be wrong.
+    with pytest.raises(InvalidInput, match="cut it into smaller ones"):
+        check_batch(encode_batch([*raws, forged(raws[0])]), testing.rules_of(CHAIN))
+
+
+def test_a_batch_too_large_by_itself_does_not_stand_in_front_of_the_others(store: MemoryStore) -> None:
+    raw = encode_batch(challenges(MAX_MICROBLOCK_COST // CHALLENGE_COST + 1))
+    certified = open_certified_batch(raw, CHAIN)
+    pool = BatchPool(store)
+    pool.add([certified, SOME[0]])
+    assert pool.select((), 10) == (SOME[0].digest,)
+    assert pool.is_too_much([certified.digest])
+    assert pool.missing([certified.digest]) == (), "where a quorum has voted for it, it is committed"
 
 
 def test_a_committed_batch_is_neither_missing_nor_taken_again(store: MemoryStore) -> None:

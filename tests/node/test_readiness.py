@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ledger import load
 from ledger.bodies import Transfer
 from ledger.contract_bodies import CommitBatch
 from node.offchain import readiness
@@ -134,10 +135,13 @@ def test_a_microblock_publishes_no_more_than_members_can_fetch_in_time(
     node.pool.add(pending)
     for batch in made:
         node.readiness.judged(batch.commitment, is_good=True)
-    monkeypatch.setattr("node.batches.MAX_BLOCK_DATA_BYTES", 2 * made[0].commitment.data_bytes + 100)
-    assert len(node.pool.select((), 10)) == 2
-    monkeypatch.setattr("node.batches.MAX_BLOCK_DATA_BYTES", 1)
-    assert len(node.pool.select((), 10)) == 1
+    names = [batch.digest for batch in pending]
+    monkeypatch.setattr(load, "MAX_MICROBLOCK_DATA_BYTES", 2 * made[0].commitment.data_bytes + 100)
+    assert node.pool.select((), 10) == tuple(names[:2])
+    assert not node.pool.is_too_much(names[:2])
+    assert node.pool.is_too_much(names), "nor does anybody vote for more"
+    monkeypatch.setattr(load, "MAX_MICROBLOCK_DATA_BYTES", 1)
+    assert node.pool.select((), 10) == ()
 
 
 def test_nothing_is_fetched_for_a_batch_that_commits_to_too_much(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
