@@ -31,6 +31,9 @@ ACCREDITED_BYTES = 16 * 1024 * 1024
 """Memory for pending batches of accredited accounts outside the committee together; each may take a quarter."""
 STRANGERS_BYTES = 4 * 1024 * 1024
 """Memory for pending batches of everyone else together: identities cost nothing, so one flood shuts out only other strangers."""
+NAMED_BYTES = 128 * 1024 * 1024
+"""Memory for pending batches that are here because microblocks name them: two of the fullest, or ten as honest leaders make them. Those of
+microblocks that came to nothing give way, or a leader could fill all nodes with batches that are never ordered."""
 _TRANSACTION_BYTES = 500
 """Memory that a decoded transaction takes beside its bytes, which are kept twice: in the batch and for itself."""
 MAX_BATCH_DATA_BYTES = 4 * 1024 * 1024
@@ -143,9 +146,12 @@ class BatchPool:
         """Size of the committee, which shares the room."""
         self._pending: dict[bytes, Batch] = {}
         self._loads: dict[bytes, Load] = {}
-        # What each pending batch of others is charged to; own ones and those that microblocks name have none.
+        # What each pending batch of others is charged to; own ones and those that only microblocks name have none.
         self._sources: dict[bytes, Source] = {}
         self._charged: Counter[bytes | str] = Counter()
+        # Those that only microblocks name, oldest first: nobody was promised that they are kept.
+        self._named: dict[bytes, None] = {}
+        self._named_bytes = 0
         self._own: set[bytes] = set()
         self._own_bytes = 0
         self.trouble = ""
@@ -170,27 +176,58 @@ class BatchPool:
     def add(self, batches: Sequence[Batch], source: Source | None = None) -> list[Batch]:
         """Make new batches durable and keep them; returns those that were new. Raises `StoreError`.
 
-        Without a source they are such as a microblock names, which blocks bound. With one, those beyond its room are left out.
+        Without a source they are such as a microblock names; see `drop_unneeded`. With one, those beyond its room are left out.
         """
         new: dict[bytes, Batch] = {}
         for batch in batches:
+            if batch.digest in self._named and source is not None and self._charge(batch, source):
+                self._forget_named(batch)  # here already, and kept from now on
             known = batch.digest in self._pending or batch.digest in new or self.is_committed(batch.digest)
             if not known and (source is None or self._charge(batch, source)):
                 new[batch.digest] = batch
         self._keep(new.values())
+        if source is None:
+            self._named.update(dict.fromkeys(new))
+            self._named_bytes += sum(map(memory_bytes, new.values()))
         return list(new.values())
+
+    def keeps(self, digest: bytes) -> bool:
+        """Tell whether a batch is committed, or stays here until it is or none of its transactions can be any more."""
+        return digest not in self._named and not self.missing([digest])
+
+    def drop_unneeded(self, needed: Collection[bytes]) -> list[Batch]:
+        """Let go of the oldest batches beyond `NAMED_BYTES` that only microblocks name, but for those still needed; returns them.
+
+        Whoever gave them may name or send them again. Raises `StoreError`.
+        """
+        dropped: list[Batch] = []
+        surplus = self._named_bytes - NAMED_BYTES
+        for digest in self._named:
+            if surplus <= 0:
+                break
+            if digest not in needed:
+                dropped.append(self._pending[digest])
+                surplus -= memory_bytes(dropped[-1])
+        if dropped:
+            self._store.drop_batches([batch.digest for batch in dropped])
+            self.remove([batch.digest for batch in dropped])
+        return dropped
 
     def add_own(self, batch: Batch) -> bool:
         """Make a batch of own transactions durable and keep it; False when it is pending or committed already.
 
         Raises `StoreError`. Own batches are bounded where transactions are admitted, by `is_full`, and never refused here.
         """
-        if batch.digest in self._pending or self.is_committed(batch.digest):
+        is_new = batch.digest not in self._pending and not self.is_committed(batch.digest)
+        if batch.digest in self._named:
+            self._forget_named(batch)
+        elif not is_new:
             return False
-        self._keep([batch])
+        else:
+            self._keep([batch])
         self._own.add(batch.digest)
         self._own_bytes += memory_bytes(batch)
-        return True
+        return is_new
 
     def restore(self, chain_id: bytes) -> list[Batch]:
         """Take up what was waiting when the node stopped, whose signatures were checked before it was stored; returns it.
@@ -226,6 +263,8 @@ class BatchPool:
             elif digest in self._own:
                 self._own.discard(digest)
                 self._own_bytes -= memory_bytes(batch)
+            elif digest in self._named:
+                self._forget_named(batch)
 
     def drop_expired(self, height: int, named: Collection[bytes]) -> list[Batch]:
         """Forget batches none of whose transactions can commit after `height`; returns them. Raises `StoreError`.
@@ -269,6 +308,10 @@ class BatchPool:
         self._pending[batch.digest] = batch
         self._loads[batch.digest] = load_of(batch.transactions)
         self._data.arrived(batch)
+
+    def _forget_named(self, batch: Batch) -> None:
+        del self._named[batch.digest]
+        self._named_bytes -= memory_bytes(batch)
 
     def _charge(self, batch: Batch, source: Source) -> bool:
         size = memory_bytes(batch)

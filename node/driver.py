@@ -129,11 +129,14 @@ class Driver:
         self.halted = ""
 
     def named_batches(self) -> set[bytes]:
-        """Return the batches that uncommitted microblocks name: those this node voted for, and final ones to be executed."""
+        """Return the batches that uncommitted microblocks name: those this node voted for, and certified and final ones."""
         named = {digest for proposal in self._proposals.values() for digest in proposal.signed.microblock.batches}
+        named.update(d for block in self.core.certified_tail() for d in block.signed.microblock.batches)
         for effect in self._effects:
             if isinstance(effect, Commit):
                 named.update(effect.signed.microblock.batches)
+            elif isinstance(effect, Persist) and effect.proposal is not None:
+                named.update(effect.proposal.signed.microblock.batches)
         return named
 
     def handle(self, event: Event) -> Refused | None:

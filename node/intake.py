@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Batches of others on their way in: who may have how much room, what is checked, and what their origin is told."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import trio
 
@@ -39,10 +39,11 @@ class Intake:
         peers: PeerDirectory,
         checkers: trio.CapacityLimiter,
         committee: Callable[[], Committee],
+        named: Callable[[], Collection[bytes]],
         acknowledge: Callable[[str, tuple[bytes, ...]], None],
         changed: Callable[[], None],
     ) -> None:
-        """`acknowledge` tells a peer what is durable here; `changed` is called when batches were kept."""
+        """`named` gives the batches that consensus needs, `acknowledge` tells a peer what is durable; `changed` follows new batches."""
         self._chain = chain_of(store.genesis)
         self._pool = pool
         self._mempool = mempool
@@ -50,6 +51,7 @@ class Intake:
         self._peers = peers
         self._checkers = checkers
         self._committee = committee
+        self._named = named
         self._acknowledge = acknowledge
         self._changed = changed
 
@@ -71,7 +73,7 @@ class Intake:
         except InvalidInput as error:
             return str(error)
         self._keep([batch], origin)
-        if self._pool.missing([batch.digest]):
+        if not self._pool.keeps(batch.digest):
             # The origin announces it again while it waits; until then nobody else need hear of it from here.
             raise NotAvailable(f"no room for a batch of {origin}")
         self._acknowledge(origin, (batch.digest,))
@@ -86,8 +88,10 @@ class Intake:
         )
         good = [outcome for outcome in outcomes if isinstance(outcome, Batch)]
         self._keep(good, source)
+        if source is None:
+            self._make_room({batch.digest for batch in good})
         if source is not None and good:
-            here = tuple(batch.digest for batch in good if not self._pool.missing([batch.digest]))
+            here = tuple(batch.digest for batch in good if self._pool.keeps(batch.digest))
             self._acknowledge(source, here[:MAX_DIGESTS])
         return next((str(outcome) for outcome in outcomes if not isinstance(outcome, Batch)), "")
 
@@ -104,6 +108,16 @@ class Intake:
             self._mempool.track(batch.transactions)
         if new:
             self._changed()
+
+    def _make_room(self, fresh: Collection[bytes]) -> None:
+        """Let go of batches of microblocks that came to nothing; those just fetched are what consensus waits for."""
+        try:
+            dropped = self._pool.drop_unneeded({*fresh, *self._named()})
+        except StoreError:
+            return  # the next ones try again
+        for batch in dropped:
+            # An own transaction may stand in a batch of somebody else, too.
+            self._mempool.forget([checked for checked in batch.transactions if not self._mempool.is_own(checked.id)])
 
     def source_of(self, peer_id: str) -> Source:
         """Return to whom the room for a peer's batches is charged."""

@@ -221,6 +221,7 @@ class NodeService(CorePorts):
             peers=self._peers,
             checkers=self._checkers,
             committee=lambda: driver.core.epoch.committee,
+            named=driver.named_batches,
             acknowledge=self._acknowledge,
             changed=self._payload_changed,
         )

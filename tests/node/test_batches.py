@@ -159,6 +159,42 @@ def test_room_comes_back_when_batches_leave(store: MemoryStore, small: int) -> N
     assert not pool._sources
 
 
+def test_batches_of_microblocks_that_came_to_nothing_give_way_to_newer_ones(
+    store: MemoryStore, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = BatchPool(store)
+    monkeypatch.setattr(batches, "NAMED_BYTES", 3 * small)
+    pool.add(SOME[:3])
+    assert pool.drop_unneeded(()) == [], "there is room"
+    pool.add(SOME[3:5])
+    needed = names(SOME[:1])
+    assert pool.drop_unneeded(needed) == SOME[1:3]
+    left = names([SOME[0], *SOME[3:5]])
+    assert [digest for digest, _ in store.pending_batches()] == left, "nor do they fill the disk"
+    assert pool.missing(names(SOME[:5])) == tuple(names(SOME[1:3])), "they can be fetched again"
+    assert pool.drop_unneeded(()) == []
+    pool.remove(left)
+    assert pool._named_bytes == 0
+
+
+def test_what_somebody_has_sent_is_kept_although_a_microblock_has_named_it_first(
+    store: MemoryStore, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = BatchPool(store)
+    monkeypatch.setattr(batches, "NAMED_BYTES", 0)
+    stranger = stranger_source("peer")
+    pool.add(SOME[:4])
+    assert not any(map(pool.keeps, names(SOME[:5])))
+    assert pool.add(SOME[:2], stranger) == [], "they are here already"
+    assert not pool.add_own(SOME[2])
+    # A stranger has room for one.
+    assert [pool.keeps(digest) for digest in names(SOME[:4])] == [True, False, True, False]
+    assert pool.drop_unneeded(()) == [SOME[1], SOME[3]]
+    assert not pool.has_room(stranger)
+    pool.remove(names(SOME[:4]))
+    assert (pool._named_bytes, pool._own_bytes, pool._charged) == (0, 0, {})
+
+
 def test_own_submissions_stop_where_others_would_not_take_them(store: MemoryStore, small: int) -> None:
     pool = BatchPool(store)
     pool.add_own(SOME[0])

@@ -253,6 +253,17 @@ def test_a_batch_that_a_vote_rests_on_is_named_until_it_is_committed(world: Worl
     assert world.driver.named_batches() == set()
 
 
+def test_a_batch_is_named_while_the_vote_for_it_waits_for_the_disk(world: World) -> None:
+    world.safety.refusals = 1
+    world.pay(0)
+    (digest,) = [batch.digest for batch in world.pool]
+    assert world.driver.halted
+    assert world.driver.named_batches() == {digest}
+    world.driver.resume()
+    world.tick()
+    assert world.store.batch_height(digest) is not None
+
+
 def test_a_restarted_member_keeps_its_promises_and_goes_on(world: World, tmp_path: Path) -> None:
     world.pay(0)
     world.tick(1)

@@ -10,14 +10,16 @@ import trio
 
 from ledger import testing
 from ledger.codec import encode
+from ledger.contract_bodies import CommitBatch
 from ledger.errors import InvalidInput, StoreError
+from ledger.offchain import BatchCommitment
 from ledger.transactions import encode_batch, transaction_id
-from node import submission
+from node import batches, submission
 from node.batches import Batch, check_batch
 from node.service import NodeService, SubmitOutcome
 from node.wire import KIND_HAVE, KIND_STORED, REQUEST_CHAIN, TOPIC_BATCHES, TOPIC_CONSENSUS, ChainRequest, Digests
 from p2p.errors import NotAvailable, UnknownMethod
-from tests.node.kit import forged, until
+from tests.node.kit import forged, names, until
 from tests.node.networks import CHAIN, MEMBERS, Net, pay
 
 STRANGER = "12D3KooWNobody"
@@ -92,7 +94,7 @@ async def test_what_was_overtaken_commits_and_its_client_hears_of_nothing_else(t
     """Two transactions of one sender through two nodes; the later one's batch is ordered first."""
     async with Net(tmp_path) as net:
         first, second = net.nodes[0].service, net.nodes[1].service
-        second._mempool.track(batch_first().transactions)
+        second._mempool.track(alone(pay(0, 0)).transactions)
         outcomes: list[SubmitOutcome] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_outcomes, second, outcomes, pay(0, 1))
@@ -104,8 +106,8 @@ async def test_what_was_overtaken_commits_and_its_client_hears_of_nothing_else(t
         await net.agreed(2)
 
 
-def batch_first() -> Batch:
-    return check_batch(encode_batch([pay(0, 0)]), testing.rules_of(CHAIN))
+def alone(raw: bytes) -> Batch:
+    return check_batch(encode_batch([raw]), testing.rules_of(CHAIN))
 
 
 def _reasons(service: NodeService) -> bool:
@@ -134,6 +136,43 @@ async def test_a_full_disk_refuses_with_a_remedy_and_forgets_what_it_refused(
         (outcome,) = await service.submit([pay(0, 0)])
         assert outcome.accepted
         await net.agreed(1)
+
+
+async def test_a_leader_cannot_fill_a_node_with_batches_that_it_only_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Net(tmp_path, count=1) as net:
+        service = net.nodes[0].service
+        # Nobody orders them: what they commit to is of no contract that is known.
+        made = [alone(commits_to_nothing(nonce)) for nonce in range(6)]
+        monkeypatch.setattr(batches, "NAMED_BYTES", 2 * batches.memory_bytes(made[0]))
+        for batch in made:
+            asked = frozenset({batch.digest})
+            assert await service._intake.take_answer([batch.raw], asked=asked, certified=frozenset(), source=None) == ""
+        assert service._pool.missing(names(made)) == tuple(names(made[:4]))
+        assert service.status().mempool_transactions == 2
+
+
+async def test_an_own_transaction_outlives_a_batch_of_somebody_else_that_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "NAMED_BYTES", 0)
+    async with Net(tmp_path, count=1) as net:
+        service = net.nodes[0].service
+        (own,) = testing.check(CHAIN, [commits_to_nothing(0)])
+        service._mempool._own[own.id] = own
+        foreign = [alone(own.raw), alone(commits_to_nothing(1))]
+        for batch in foreign:
+            asked = frozenset({batch.digest})
+            await service._intake.take_answer([batch.raw], asked=asked, certified=frozenset(), source=None)
+        assert service._pool.missing(names(foreign)) == (foreign[0].digest,)
+        assert service._mempool.is_own(own.id)
+
+
+def commits_to_nothing(nonce: int) -> bytes:
+    digest = bytes(32)
+    commitment = BatchCommitment(digest, 0, digest, digest, digest, 1, 1, digest, 1, 0, 0, ())
+    return testing.signed(CHAIN, testing.key(0), CommitBatch(commitment), nonce)
 
 
 async def test_wrong_messages_are_refused_by_type(tmp_path: Path) -> None:
