@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from consensus.committee import Committee, CommitteeMember
+from consensus.reputation import ceiling_nano
 from ledger.codec import decode, encode
 from ledger.crypto.chameleon_proof import VERIFYING_KEY_BYTES, VerifyingKey
 from ledger.crypto.development_key import DEVELOPMENT_VERIFYING_KEY
@@ -20,6 +22,7 @@ from ledger.genesis import (
     check_genesis,
     decode_genesis,
 )
+from ledger.miners import MinerHistory
 from ledger.rules import MAIN_PARAMETERS, REPUTATION_UNIT, Parameters
 from node.files import create_file, read_file
 from node.readable import readable
@@ -72,6 +75,27 @@ def make_genesis(
     checked = decode(Genesis, encode(genesis), MAX_GENESIS_BYTES)
     check_genesis(checked)
     return checked
+
+
+def newcomers_that_stop(genesis: Genesis) -> int | None:
+    """Return how many newcomers with one keyblock each keep the founding members from deciding alone; None where seats end before.
+
+    A newcomer's reputation is f(0) and a little, whoever it is: as long as seats are free, a keyblock with each of so many keys, and
+    no node behind them, stops a network in which only founding members have earned more.
+    """
+    rules = genesis.parameters
+
+    def reputation_of(history: MinerHistory) -> int:
+        return ceiling_nano(history, rules.term_microblocks, rules.reputation)
+
+    founding = [reputation_of(MinerHistory(external_nano=member.external_nano)) for member in genesis.committee]
+    newcomer = reputation_of(MinerHistory(keyblocks=1))
+    for newcomers in range(1, rules.committee_size - len(founding) + 1):
+        weights = [*founding, *[newcomer] * newcomers]
+        seats = [CommitteeMember(b"", place.to_bytes(20, "big"), weight) for place, weight in enumerate(weights)]
+        if not Committee(0, seats).is_quorum(range(len(founding))):
+            return newcomers
+    return None
 
 
 def write_genesis(path: Path, genesis: Genesis) -> Path:

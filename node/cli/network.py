@@ -10,7 +10,7 @@ import typer
 
 from ledger.errors import InvalidInput
 from node.cli.access import address_in, passphrase, public_key_in
-from node.cli.shell import JsonOption, PassphraseOption, emit, facts, moment, note
+from node.cli.shell import JsonOption, PassphraseOption, emit, facts, moment, note, warn
 
 if TYPE_CHECKING:
     from ledger.genesis import Genesis
@@ -189,7 +189,8 @@ def new(
     del json_output
     import msgspec
 
-    from node.genesis_file import make_genesis, write_genesis
+    from ledger.rules import is_for_development
+    from node.genesis_file import make_genesis, newcomers_that_stop, write_genesis
 
     if not members:
         raise InvalidInput("a network has no members; name each founding node with --member")
@@ -211,6 +212,12 @@ def new(
     )
     twin = write_genesis(Path(output).expanduser(), genesis)
     note(f"made {output}, readable as {twin}; give it to every node: spchain init --genesis {output}")
+    newcomers = newcomers_that_stop(genesis)
+    if newcomers is not None and not is_for_development(rules):
+        warn(
+            f"as long as few others mine, {newcomers} new keys with one keyblock each, and no nodes behind them, can stop this network: "
+            f"have more founding members, or make it anew with --committee {len(members) + newcomers - 1} or less"
+        )
     _show(genesis)
 
 

@@ -14,6 +14,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner, Result
 
+from ledger import testing
 from ledger.bodies import Transfer
 from ledger.crypto.development_key import DEVELOPMENT_VERIFYING_KEY
 from ledger.errors import InvalidInput, NotFound, Rejection, RejectionReason, StoreError
@@ -304,6 +305,16 @@ def test_a_new_key_is_shown_without_its_secret(home: Path) -> None:
     assert answer(offline("key", "show", "new.json", "--json")) == made
     assert re.fullmatch(r"[0-9a-f]{40}", made["address"])
     refused(offline("key", "new", "new.json", "--light"), 3, "never overwritten")
+
+
+def test_who_founds_a_network_with_few_members_is_told_how_few_newcomers_could_stop_it(home: Path) -> None:
+    (home / "verifying-key.bin").write_bytes(OTHER_KEY)
+    founding = ["genesis", "new", "--network", "ward", "--verifying-key", "verifying-key.bin"]
+    for number in range(4):
+        founding += ["--member", testing.key(number).public_key.hex()]
+    assert "warning: as long as few others mine, 3 new keys" in offline(*founding, "-o", "open.msgpack").stderr
+    assert "warning" not in offline(*founding, "--committee", "6", "-o", "closed.msgpack").stderr
+    assert "warning" not in offline(*founding, "--profile", "devnet", "-o", "trial.msgpack").stderr
 
 
 def test_members_on_many_machines_share_one_genesis(home: Path) -> None:
