@@ -5,7 +5,7 @@ A leader's term is over when
 
 (a) the microblock of its last round is committed: it counts as full, with m_j = m;
 (b) a later term's microblock is committed first, which takes a time-out: it counts with as many microblocks as are committed in it, none
-    for leaders whose whole turn was lost (`Epoch.lost_terms`);
+    for leaders whose whole turn was lost, but for one who may have learned too late that it was its turn (`Epoch.lost_terms`);
 (c) its epoch ends first: it counts for nobody, because that was the miners' doing and not the leader's.
 
 The terms are tallied by leader; the tallies enter the histories of the miners when the epoch ends (`consensus.pinning`).

@@ -112,22 +112,19 @@ class Epoch:
         return self.schedule(header.seed).drawn(header.term + 1)
 
     def lost_terms(self, header: MicroblockHeader, parent_round: int, parent_leader: bytes | None) -> dict[int, int]:
-        """Return how many whole terms each member lost between a microblock and its parent, by index; none are left out.
+        """Return how many whole terms each member lost between a microblock and its parent, by index.
 
-        `parent_leader` is None for the opening. The parent's own term, of which a part is committed, is not among them. When the
-        opening carries no reveal, nobody knows whose term the first lost one was.
+        `parent_leader` is None for the opening. The parent's own term, of which a part is committed, is not among them, nor is the first
+        term of an epoch that a keyblock began: only who knew the reveal could lead it, and the chain does not say when that came. Its
+        creator, who alone knows whom the seed draws, could hold it back for a time-out and cost whom it likes all that it has earned.
         """
         opened = opened_term(parent_round, self.parameters.term_microblocks)
         lost = header.term - opened
         if lost == 0:
             return {}
-        schedule = self.schedule(header.seed)
         if parent_leader is None and self.number > 0:
-            counts = _spread(self._fallback_order(), lost - 1)
-            if header.seed != self.fallback_seed:
-                first = schedule.drawn(opened)
-                counts[first] = counts.get(first, 0) + 1
-            return counts
+            return _spread(self._fallback_order(), lost - 1)
+        schedule = self.schedule(header.seed)
         in_term = parent_leader is not None and parent_round // self.parameters.term_microblocks == opened
         incumbent = self.committee.index_of(parent_leader) if parent_leader is not None and in_term else None
         counts = _spread(schedule.succession(opened, schedule.drawn(opened) if incumbent is None else incumbent), lost)

@@ -206,7 +206,9 @@ class ReferenceChain:
         if parent is not None and parent.term != header.term and (parent.round + 1) % cap:
             committed = sum(1 for other in epoch.microblocks if other.term == parent.term)
             epoch.ended.append((parent.leader, committed))
-        for term in range((parent_round + 1) // cap, header.term):
+        first = (parent_round + 1) // cap
+        # The first term of an epoch needed the reveal, and nobody can tell when that came.
+        for term in range(first + (parent is None and epoch.number > 0), header.term):
             leader = epoch.leader_of(term, header, cap)
             if leader is not None and (parent is None or term != parent.term):
                 epoch.ended.append((epoch.members[leader].address, 0))

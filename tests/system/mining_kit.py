@@ -170,11 +170,14 @@ class ReadChain:
         opening = inside[min(inside)][0]
         last = max(inside)
         parent: Block | None = None
-        for term in range(epoch.first_round // cap, last + 1):
+        first = epoch.first_round // cap
+        for term in range(first, last + 1):
             blocks = inside.get(term, [])
             leader = self._leader(epoch, term, parent, opening)
             parent = blocks[-1] if blocks else parent
             is_full = parent is not None and parent.round == term * cap + cap - 1
+            if term == first and epoch.number > 0 and not blocks:
+                continue  # nobody's: who knows when the reveal came
             if leader is not None and (is_full or term < last):
                 yield Term(epoch.number, term, epoch.committee[leader].public_key, cap if is_full else len(blocks))
 
