@@ -72,6 +72,14 @@ class ContractClient:
         """Return the published data of a batch; the caller checks it."""
         return self._http.repeat("GET", f"{_path(contract_id)}/batches/{number}/data")
 
+    def states(self, contract_id: bytes) -> tuple[answers.ContractState, ...]:
+        """Return which states of a contract the node keeps, the oldest first."""
+        return self._http.read(answers.ContractStates, f"{_path(contract_id)}/states").states
+
+    def state_page(self, contract_id: bytes, number: int, page: int) -> bytes:
+        """Return a page of a state; the caller checks it."""
+        return self._http.repeat("GET", f"{_path(contract_id)}/states/{number}/pages/{page}")
+
     def request_proof(self, contract_id: bytes, number: int, index: int) -> answers.RequestProof:
         """Return a request of a batch with its proof; the caller checks it."""
         return self._http.read(answers.RequestProof, f"{_path(contract_id)}/batches/{number}/requests/{index}/proof")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What clients do with the published data of off-chain contracts: claims for evidence files, and the search for a wrong batch.
 
-Whatever a node gives is checked against commitments, and these, in evidence, against a keyblock. To execute a contract's batches
-again takes all of them from the first on, as long as some node keeps them.
+Whatever a node gives is checked against commitments, and these, in evidence, against a keyblock. Batches are executed again from the
+newest state after a final batch that the node keeps, whose root the chain has: the data of those before may be gone.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from contracts.execution import execute, outcomes_digest
 from contracts.operator import Start
 from contracts.requests import check_request
 from contracts.shipped import MACHINES
+from contracts.state_map import StateMap
 from contracts.watcher import Watcher
 from ledger.codec import decode, encode
 from ledger.contract_bodies import ChallengeBatch
@@ -34,10 +35,14 @@ from node.client import NodeClient
 from node.contract_actions import proved_value, terms_of
 from node.contract_requests import MAX_COMMITMENT_BYTES, MAX_PROOF_BYTES, KeptAnswer, checked_answer
 from node.http_client import ApiError
+from node.offchain.contract_states import entries_of
 from records.claims import ContractValueClaim, OperationClaim
 
 NOT_FOUND = HTTPStatus.NOT_FOUND
 """The node's status for what nobody has."""
+
+MAX_STATE_BYTES = 64 * 1024 * 1024
+"""Largest state that is taken from a node: more than the entries have that a contract has room for, as far as machines are shipped."""
 
 Told = Callable[[int, int], None]
 """Is told how many batches of how many are executed."""
@@ -125,10 +130,10 @@ def _executed(
     told: Told,
 ) -> bytes:
     """Return outcomes by executing all batches up to a place of one."""
-    watcher = _watcher(client, chain_id, contract)
-    batches = client.contracts.batches(contract.contract_id)
-    for done, batch in enumerate(batches):
-        told(done, commitment.number)
+    watcher = _watcher(client, chain_id, contract, commitment.number)
+    first = watcher.number
+    for batch in client.contracts.batches(contract.contract_id, first):
+        told(batch.number - first, commitment.number - first)
         if batch.number == commitment.number:
             break
         if watcher.follow(commitment_of(batch), client.contracts.data(contract.contract_id, batch.number)) is not None:
@@ -162,11 +167,53 @@ class Wrong(msgspec.Struct, frozen=True):
     """The proof."""
 
 
-def _watcher(client: NodeClient, chain_id: bytes, contract: models.Contract) -> Watcher:
-    """Return a watcher at the beginning of a contract that has batches. Raises `InvalidInput` for a machine that is unknown here."""
+class Searched(msgspec.Struct, frozen=True):
+    """What executing a contract's batches again has shown."""
+
+    first: int
+    """The first batch that was executed; those before it are final."""
+    count: int
+    """Batches that were executed and are right."""
+    wrong: Wrong | None
+    """What is wrong, None for nothing."""
+
+
+def _watcher(client: NodeClient, chain_id: bytes, contract: models.Contract, most: int) -> Watcher:
+    """Return a watcher before batch `most` of those that a contract has, or before an earlier one.
+
+    It begins with the newest state that the node keeps after a final batch, as nobody can contest the root of that any more, else at the
+    contract's beginning. Raises `InvalidInput` for a state that is not the chain's, and for a machine that is unknown here.
+    """
+    terms, last = terms_of(contract), min(most, contract.final_count)
+    for state in sorted(client.contracts.states(contract.contract_id), key=lambda state: state.number, reverse=True):
+        if 0 < state.number <= last and state.size_bytes <= MAX_STATE_BYTES:
+            try:
+                return Watcher(chain_id, terms, MACHINES, _start(client, contract, state))
+            except ApiError as error:
+                if error.status != NOT_FOUND:
+                    raise
+                # The node has let go of it meanwhile.
     # The first batch begins when the contract was opened: the chain has checked it.
     opened_ms = client.contracts.batch(contract.contract_id, 0).from_ms
-    return Watcher(chain_id, terms_of(contract), MACHINES, Start(time_ms=opened_ms))
+    return Watcher(chain_id, terms, MACHINES, Start(time_ms=opened_ms))
+
+
+def _start(client: NodeClient, contract: models.Contract, state: models.ContractState) -> Start:
+    pages, left = [], state.size_bytes
+    for number in range(state.pages):
+        pages.append(client.contracts.state_page(contract.contract_id, state.number, number))
+        left -= len(pages[-1])
+        if left < 0:
+            raise InvalidInput(
+                f"a state of the contract is larger than the {state.size_bytes} bytes announced; use another node"
+            )
+    entries = entries_of(pages, state.entries)
+    before = client.contracts.batch(contract.contract_id, state.number - 1)
+    if StateMap(entries).root() != before.new_root:
+        raise InvalidInput(
+            f"the node's state after batch {before.number} has another root than the batch; use another node"
+        )
+    return Start(state.number, before.until_ms, entries)
 
 
 def search(
@@ -175,28 +222,29 @@ def search(
     contract: models.Contract,
     answer: KeptAnswer | None = None,
     told: Told = lambda _done, _of: None,
-) -> Wrong | None:
-    """Execute all batches of a contract from their published data; returns the first that is wrong, None if all are right.
+) -> Searched:
+    """Execute batches of a contract from their published data, all that are not final among them, up to the first that is wrong.
 
     With an answer that the operator gave, the batch that it promised is also held against it.
 
     Raises:
-        InvalidInput: the node's data does not fit its commitments.
+        InvalidInput: what the node gives does not fit the commitments.
         NotFound: the data of a batch is kept no more, so nobody can judge those after it without the state.
     """
     if answer is not None:
         broken = _broken(client, chain_id, contract, answer)
         if broken is not None:
-            return broken
+            return Searched(broken.batch.number, 0, broken)
     if not contract.batch_count:
-        return None
-    watcher = _watcher(client, chain_id, contract)
-    for batch in client.contracts.batches(contract.contract_id):
-        told(batch.number, contract.batch_count)
+        return Searched(0, 0, None)
+    watcher = _watcher(client, chain_id, contract, contract.batch_count)
+    first = watcher.number
+    for batch in client.contracts.batches(contract.contract_id, first):
+        told(batch.number - first, contract.batch_count - first)
         proof = watcher.follow(commitment_of(batch), _data(client, contract, batch))
         if proof is not None:
-            return Wrong(batch, proof)
-    return None
+            return Searched(first, batch.number - first, Wrong(batch, proof))
+    return Searched(first, watcher.number - first, None)
 
 
 def _data(client: NodeClient, contract: models.Contract, batch: models.ContractBatch) -> bytes:
@@ -205,9 +253,8 @@ def _data(client: NodeClient, contract: models.Contract, batch: models.ContractB
     except ApiError as error:
         if error.status != NOT_FOUND:
             raise
-        raise NotFound(
-            f"no node keeps the data of batch {batch.number} any more: only who has followed can judge"
-        ) from error
+        detail = f"no node keeps the data of batch {batch.number} any more, and this one has no state after it"
+        raise NotFound(f"{detail}: ask a node that watches the contract, with --node") from error
 
 
 def _broken(client: NodeClient, chain_id: bytes, contract: models.Contract, answer: KeptAnswer) -> Wrong | None:
@@ -215,7 +262,7 @@ def _broken(client: NodeClient, chain_id: bytes, contract: models.Contract, answ
     if number >= contract.batch_count:
         return None
     batch = client.contracts.batch(contract.contract_id, number)
-    watcher = _watcher(client, chain_id, contract)
+    watcher = Watcher(chain_id, terms_of(contract), MACHINES)
     proof = watcher.broken_receipt(answer.signed, commitment_of(batch), _data(client, contract, batch))
     return None if proof is None else Wrong(batch, proof)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Routes that bring requests to contracts' operators, and hand out the published data of batches."""
+"""Routes that bring requests to contracts' operators, and hand out the published data of batches and states between them."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -27,6 +27,7 @@ from node.api.guard import Budget
 from node.api.served import Served
 from node.api.served_contracts import Sent
 from node.api.tokens import authorise
+from node.offchain.contract_states import MAX_PAGE_BYTES
 
 _DIGEST_BYTES = 32
 decode_receipt = decoder(SignedReceipt, models.MAX_RECEIPT_BYTES, name="receipt")
@@ -123,6 +124,29 @@ def contract_act_routes(node: Served, budget: Budget, token: bytes | None) -> AP
         # Held until the answer is sent: a slow reader keeps it in memory.
         budget.take(request, MAX_DATA_BYTES)
         return Response(await node.offchain.availability.fetch_for_client(commitment), media_type=_BINARY)
+
+    @router.get("/v1/contracts/{contract}/states")
+    async def states(contract: str) -> models.ContractStates:
+        """The states at the end of some batches that this node's watcher keeps."""
+        contract_id = shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract")).terms.contract_id
+        kept = await node.offchain.watching.states(contract_id)
+        return models.ContractStates(
+            states=tuple(
+                models.ContractState(number=one.number, pages=one.pages, entries=one.entries, size_bytes=one.size)
+                for one in kept
+            )
+        )
+
+    @router.get(
+        "/v1/contracts/{contract}/states/{number}/pages/{page}",
+        response_class=Response,
+        responses={200: {"content": {_BINARY: {}}}},
+    )
+    async def state_page(request: Request, contract: str, number: Number, page: Number) -> Response:
+        """A page of a kept state: entries of key and value in the order of their keys. Whoever takes it compares the root of all pages."""
+        contract_id = shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract")).terms.contract_id
+        budget.take(request, MAX_PAGE_BYTES)
+        return Response(await node.offchain.watching.state_page(contract_id, number, page), media_type=_BINARY)
 
     return router
 

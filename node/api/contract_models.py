@@ -251,6 +251,26 @@ class ContractWatch(Model):
     """What the operator was found guilty of; empty for nothing."""
 
 
+class ContractState(Model):
+    """A state of a contract that this node keeps: what a watcher begins with, and whoever executes batches again."""
+
+    number: int
+    """The batch that comes next. The state is right if its root is the new root of the batch before."""
+    pages: int
+    """Its pages."""
+    entries: int
+    """Its entries."""
+    size_bytes: int
+    """Bytes of all its pages."""
+
+
+class ContractStates(Model):
+    """States of one contract."""
+
+    states: tuple[ContractState, ...]
+    """The oldest first; none where nobody watches the contract, such as at its operator's node."""
+
+
 class ReceiptHeld(Model):
     """A receipt that this node's watcher compares with its batch."""
 

@@ -143,6 +143,30 @@ class ProvedRequest(Protocol):
         ...
 
 
+class KeptState(Protocol):
+    """A state of a contract that this node keeps."""
+
+    @property
+    def number(self) -> int:
+        """The batch that comes next."""
+        ...
+
+    @property
+    def pages(self) -> int:
+        """Its pages."""
+        ...
+
+    @property
+    def entries(self) -> int:
+        """Its entries."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pages."""
+        ...
+
+
 class Watcher(Protocol):
     """State of contracts as this node has executed it."""
 
@@ -155,6 +179,14 @@ class Watcher(Protocol):
 
         Raises `InvalidInput` for one that is of no use here, `NotFound` when its batch cannot be looked at now.
         """
+        ...
+
+    async def states(self, contract_id: bytes) -> Sequence[KeptState]:
+        """Return the states of a contract that are kept here, the oldest first."""
+        ...
+
+    async def state_page(self, contract_id: bytes, number: int, page: int) -> bytes:
+        """Return a page of the state before batch `number`; raises `NotFound`."""
         ...
 
     async def prove_request(self, contract_id: bytes, number: int, index: int) -> ProvedRequest:

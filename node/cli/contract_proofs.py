@@ -107,8 +107,9 @@ def challenge(
     timeout: TimeoutOption = 60.0,
     json_output: JsonOption = False,
 ) -> None:
-    """Execute all batches of a contract again from their published data, and prove to the chain what is wrong, if anything is.
+    """Execute a contract's batches again from their published data, and prove to the chain what is wrong, if anything is.
 
+    Begins with the newest state after a final batch that the node keeps, by the root that the chain has; else with the first batch.
     Costs nothing when nothing is wrong. A batch that is proved wrong within its window costs the operator its bond; half goes to you.
 
     Example: spchain contract challenge 9f3c…07 --key maria.json
@@ -124,10 +125,13 @@ def challenge(
         kept = None if receipt is None else receipt_in(receipt)
         if kept is not None:
             check_answer(signer.rules.chain_id, found, kept)
-        wrong = search(client, signer.rules.chain_id, found, kept, counting("executing again"))
+        searched = search(client, signer.rules.chain_id, found, kept, counting("executing again"))
+        wrong = searched.wrong
         if wrong is None:
-            text = f"nothing wrong found in {found.batch_count} batches"
-            emit({"is_wrong": False, "batches": found.batch_count}, lambda: typer.echo(text))
+            text = f"nothing wrong found in {searched.count} batches"
+            text += f" from batch {searched.first} on; those before are final" if searched.first else ""
+            right = {"is_wrong": False, "first_batch": searched.first, "batches": searched.count}
+            emit(right, lambda: typer.echo(text))
             return
         kind = type(wrong.proof).__name__
         note(f"batch {wrong.batch.number} is wrong ({kind})")

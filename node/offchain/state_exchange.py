@@ -49,8 +49,17 @@ class StateExchange:
         self._snapshots = snapshots
         self._network = network
         self._peers = peers
-        # Peers that ask share one thread: they can wait, the node's own work cannot.
-        self._for_peers = trio.CapacityLimiter(1)
+        # Whoever asks shares one thread: they can wait, the node's own work cannot.
+        self._for_others = trio.CapacityLimiter(1)
+
+    async def heads(self, contract_id: bytes) -> tuple[StateHead, ...]:
+        """Return what is kept here of a contract, the oldest first. Raises `StoreError`."""
+        found = await trio.to_thread.run_sync(self._snapshots.heads, contract_id, limiter=self._for_others)
+        return tuple(item.head for item in found[-MAX_SNAPSHOTS:])
+
+    async def page(self, contract_id: bytes, number: int, page: int) -> bytes | None:
+        """Return a page of what is kept here. Raises `StoreError`."""
+        return await trio.to_thread.run_sync(self._snapshots.page, contract_id, number, page, limiter=self._for_others)
 
     async def answer(self, method: str, payload: bytes) -> bytes:
         """Answer a peer's request; raises `InvalidInput`, `NotAvailable`, `UnknownMethod`."""
@@ -58,12 +67,10 @@ class StateExchange:
             if method == REQUEST_CONTRACT_STATES:
                 if len(payload) != DIGEST_BYTES:
                     raise InvalidInput(f"a contract's identifier has {DIGEST_BYTES} bytes, not {len(payload)}")
-                found = await trio.to_thread.run_sync(self._snapshots.heads, payload, limiter=self._for_peers)
-                return encode(StatesAnswer(tuple(item.head for item in found[-MAX_SNAPSHOTS:])))
+                return encode(StatesAnswer(await self.heads(payload)))
             if method == REQUEST_CONTRACT_STATE:
                 asked = decode_state_request(payload)
-                place = (asked.contract_id, asked.number, asked.page)
-                page = await trio.to_thread.run_sync(self._snapshots.page, *place, limiter=self._for_peers)
+                page = await self.page(asked.contract_id, asked.number, asked.page)
                 if page is None:
                     raise NotAvailable(f"no page {asked.page} of state {asked.number} of {asked.contract_id.hex()}")
                 return page

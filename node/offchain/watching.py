@@ -26,7 +26,7 @@ from contracts.watcher import Watcher
 from ledger.contract_bodies import ChallengeBatch, CloseContract, CommitBatch, FreezeContract, OpenContract
 from ledger.contract_queries import batch_at, contract_at, contracts_from
 from ledger.contract_state import Contract, contract_id_of
-from ledger.errors import InvalidInput, StoreError
+from ledger.errors import InvalidInput, NotFound, StoreError
 from ledger.genesis import chain_id
 from ledger.offchain import SignedReceipt
 from ledger.partial_tree import WitnessEntry
@@ -34,6 +34,7 @@ from ledger.store import Store
 from ledger.transactions import CheckedTransaction
 from node.offchain.challenging import Challenging, Fault
 from node.offchain.contract_proofs import ContractProofs, ProvedRequest
+from node.offchain.contract_states import StateHead
 from node.offchain.following import PAUSE_S, RETRY_S, Following
 from node.offchain.promises import Promises
 from node.offchain.replaying import Fetch, Replaying
@@ -220,6 +221,17 @@ class Watching:
                 proof = await self._promises.broken(signed, batch.commitment, raw)
             if proof is not None:
                 await self._following.accuse(contract, batch, proof)
+
+    async def states(self, contract_id: bytes) -> tuple[StateHead, ...]:
+        """Return the states of a contract that are kept here, the oldest first. Raises `StoreError`."""
+        return await self._exchange.heads(contract_id)
+
+    async def state_page(self, contract_id: bytes, number: int, page: int) -> bytes:
+        """Return a page of the state that is kept before batch `number`. Raises `NotFound`, `StoreError`."""
+        found = await self._exchange.page(contract_id, number, page)
+        if found is None:
+            raise NotFound(f"no page {page} of a state before batch {number} of contract {contract_id.hex()} is here")
+        return found
 
     async def answer(self, method: str, payload: bytes) -> bytes:
         """Answer a peer's request for a contract's state (`METHODS`); raises `InvalidInput`, `NotAvailable`, `UnknownMethod`."""

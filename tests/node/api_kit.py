@@ -30,6 +30,7 @@ from node.events import BlockEvent, Events
 from node.mempool import Mempool
 from node.mining import MiningDesk, MiningWork, check_offer, check_reveal, work_in
 from node.offchain.contract_proofs import ProvedRequest
+from node.offchain.contract_states import StateHead
 from node.offchain.statuses import RequestStatus, SendOutcome, refused
 from node.offchain.watched import WatchedHead
 from node.service import SubmitOutcome
@@ -118,6 +119,14 @@ class NoContracts:
     async def hold_receipt(self, signed: SignedReceipt) -> None:
         await trio.lowlevel.checkpoint()
         raise InvalidInput(f"nobody watches {signed.receipt.contract_id.hex()} here")
+
+    async def states(self, contract_id: bytes) -> Sequence[StateHead]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    async def state_page(self, contract_id: bytes, number: int, page: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise NotFound(f"page {page} of state {number} of {contract_id.hex()} is not here")
 
     async def prove_request(self, contract_id: bytes, number: int, index: int) -> ProvedRequest:
         await trio.lowlevel.checkpoint()

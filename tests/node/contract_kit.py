@@ -129,6 +129,7 @@ class ContractNode(LoneNode):
             limits=LIMITS,
         )
         self.contracts = self.offchain = Contracts(operating, files.data)
+        self.snapshots = files.snapshots
         self.contracts.watching = Watching(
             store=self.store,
             own_key=OPERATOR.signing.public_key,

@@ -19,6 +19,7 @@ from ledger.offchain import ContractTerms, SignedReceipt, deposit_request
 from ledger.testing import key
 from node.actions import Actor
 from node.client import NodeClient
+from node.contract_proving import operation_claim
 from node.contract_requests import KeptAnswer
 from node.http_client import ApiError
 from tests.contracts.kit import rebuilt
@@ -106,7 +107,7 @@ def forged(batch: Batch) -> Batch:
 def test_nothing_wrong_is_found_with_an_honest_operator(spchain: Spchain, client: NodeClient, liar: Liar) -> None:
     contract = liar.contract_id.hex()
     found = answer(spchain("contract", "challenge", contract, "--key", "bob.json", "--json"))
-    assert found == {"is_wrong": False, "batches": 0}
+    assert found == {"is_wrong": False, "first_batch": 0, "batches": 0}
     liar.pay()
     liar.publish(liar.cut())
     Path("kept.receipt").write_bytes(encode(liar.kept(1)))
@@ -206,6 +207,59 @@ def test_without_published_data_nobody_judges(spchain: Spchain, liar: Liar) -> N
     liar.node.contracts.data.remove([batch.commitment.data_digest])
     result = spchain("contract", "challenge", liar.contract_id.hex(), "--key", "bob.json")
     refused(result, 5, "no node keeps the data of batch 0")
+
+
+# ------------------------------------------------------------------ from a state that the node keeps
+
+
+def aged(liar: Liar) -> Start:
+    """Let three batches become final, of which the data of the last is left; returns the state before that one."""
+    before = None
+    for number in range(3):
+        if number == 2:
+            before = tuple(liar.operator.state.entries())
+        liar.pay()
+        batch = liar.cut()
+        liar.publish(batch)
+        if number < 2:
+            liar.node.contracts.data.remove([batch.commitment.data_digest])
+    until(lambda: liar.client.contracts.contract(liar.contract_id).final_count == 3)
+    assert before is not None
+    return Start(2, liar.client.contracts.batch(liar.contract_id, 1).until_ms, before)
+
+
+def test_batches_whose_data_is_gone_are_judged_from_a_state_that_the_node_keeps(
+    spchain: Spchain, client: NodeClient, liar: Liar
+) -> None:
+    contract, start = liar.contract_id.hex(), aged(liar)
+    refused(spchain("contract", "challenge", contract, "--key", "bob.json"), 5, "no node keeps the data of batch 0")
+    liar.node.snapshots.put(liar.contract_id, start)
+    result = spchain("contract", "challenge", contract, "--key", "bob.json")
+    assert result.stdout == "nothing wrong found in 1 batches from batch 2 on; those before are final\n"
+    liar.pay()
+    batch = liar.cut()
+    liar.node.is_still = True
+    liar.publish(forged(batch))
+    # What comes after a batch that is not final is nobody's word but the operator's.
+    after = Start(4, batch.commitment.until_ms, tuple(liar.operator.state.entries()))
+    liar.node.snapshots.put(liar.contract_id, after)
+    found = answer(spchain("contract", "challenge", contract, "--key", "bob.json", "--json"))
+    assert (found["is_wrong"], found["batch"], found["kind"]) == (True, 3, "WrongExecution")
+    assert client.contracts.contract(liar.contract_id).status == "frozen"
+
+
+def test_a_state_that_is_not_the_chain_s_is_found_out(spchain: Spchain, liar: Liar) -> None:
+    start = aged(liar)
+    (key, _), *others = start.entries
+    liar.node.snapshots.put(liar.contract_id, Start(2, start.time_ms, ((key, b"\x00"), *others)))
+    refused(spchain("contract", "challenge", liar.contract_id.hex(), "--key", "bob.json"), 3, "another root")
+
+
+def test_outcomes_are_executed_again_from_a_state_that_the_node_keeps(client: NodeClient, liar: Liar) -> None:
+    liar.node.snapshots.put(liar.contract_id, aged(liar))
+    contract = client.contracts.contract(liar.contract_id)
+    claim = operation_claim(client, liar.node.chain_id, contract, 2, 1)
+    assert claim.outcomes == liar.kept(7).outcomes
 
 
 # ------------------------------------------------------------------ receipts
