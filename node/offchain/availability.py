@@ -36,7 +36,9 @@ MAX_ASKED = 3
 MAX_AT_WORK = 8
 """Fetches at once for batches that microblocks name, for others that wait, for this node's own work, and for clients: 8 MiB each."""
 MAX_OF_CONTRACT = 2
-"""Fetches at once for one contract, so that one operator who withholds data delays no other."""
+"""Fetches at once for one contract."""
+MAX_OF_OPERATOR = MAX_AT_WORK // 2
+"""Fetches at once for all contracts of one operator: who withholds data leaves half of the places to others."""
 FIRST_PAUSE_S = 0.25
 """Pause after a fetch that brought nothing; doubled each time."""
 MAX_NAMED_PAUSE_S = 1.0
@@ -197,8 +199,12 @@ class Availability:
 
     def _has_place(self, one: Owed) -> bool:
         alike = [commitment for commitment, is_named in self._running.items() if is_named == one.is_named]
-        same = sum(commitment.contract_id == one.commitment.contract_id for commitment in alike)
-        return len(alike) < MAX_AT_WORK and same < MAX_OF_CONTRACT
+        if len(alike) >= MAX_AT_WORK:
+            return False
+        operator = self._operator_of(one.commitment)
+        of_contract = sum(commitment.contract_id == one.commitment.contract_id for commitment in alike)
+        of_operator = sum(self._operator_of(commitment) == operator for commitment in alike)
+        return of_contract < MAX_OF_CONTRACT and of_operator < MAX_OF_OPERATOR
 
     async def _bring(self, one: Owed) -> None:
         commitment = one.commitment

@@ -192,6 +192,18 @@ async def test_an_operator_who_withholds_delays_no_other(node: Node, monkeypatch
         await until(lambda: node.pool.select((), 1) == (pending.digest,))
 
 
+async def test_an_operator_who_withholds_the_data_of_many_contracts_delays_no_other(node: Node) -> None:
+    withheld = [node.open(number=number).next() for number in range(availability.MAX_AT_WORK)]
+    other = node.open(OTHER_OPERATOR).next()
+    serve(node, "silent", lambda digest: None if digest != other.commitment.data_digest else other.data)
+    async with running(node):
+        node.pool.add([node.commits(batch) for batch in withheld])
+        await until(lambda: len(node.network.asked) == availability.MAX_OF_OPERATOR)
+        pending = node.commits(other, sender=OTHER_OPERATOR)
+        node.pool.add([pending])
+        await until(lambda: node.pool.select((), 1) == (pending.digest,), availability.FETCH_TIMEOUT_S / 2)
+
+
 async def test_without_room_nothing_is_fetched_and_the_operator_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
