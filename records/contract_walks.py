@@ -96,7 +96,7 @@ def walk_contract_value(scene: Scene, claim: ContractValueClaim, moment: Moment)
         detail = f"key {entry.key.hex()} is not proved to be as it is given under the root of batch {claim.number}"
         raise EvidenceRefused(Fault.WRONG_PROOF, detail)
     name, value = reader.read_entry(contract.terms, entry.key, entry.value)
-    says = f"there was no {name}" if entry.value is None else f"{name} was {value}"
+    says = f"there was no {name}" if entry.value is None else f"{name} was {json.dumps(value, ensure_ascii=False)}"
     return Found(
         proven=(*_batch_words(contract, batch), f"in the contract's state at the end of the batch, {says}"),
         not_proven=(_LATER.format(claim.number),),

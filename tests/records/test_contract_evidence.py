@@ -3,6 +3,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from contracts.registry import Registry
 from ledger.blocks import SignedKeyblock
 from ledger.codec import encode
 from ledger.contract_bodies import ChallengeBatch, CloseContract
-from ledger.offchain import WrongEnd
+from ledger.offchain import ContractTerms, WrongEnd
 from ledger.partial_tree import WitnessEntry
 from records.claims import Claim, ContractValueClaim, EvidenceRefused, Fault, OperationClaim
 from records.evidence import decode_evidence, verify
@@ -96,6 +97,15 @@ def test_a_value_is_named_and_so_is_its_absence(stage: Stage) -> None:
     assert f"at the end of the batch, balance:{PATIENT.address.hex()} was 4976" in said(stage, "value")
     assert f"there was no withdrawn:{PATIENT.address.hex()}" in said(stage, "absent value")
     assert verify(stage.files["value"], hash_of(stage.keyblock), READER).facts["value"] == 4_976
+
+
+def test_a_value_of_several_parts_is_shown_as_json(stage: Stage) -> None:
+    class Windows(Reader):
+        def read_entry(self, terms: ContractTerms, key: bytes, value: bytes | None) -> tuple[str, Any]:
+            return "window:1", {"count": 4, "lowest": -71}
+
+    found = verify(stage.files["value"], hash_of(stage.keyblock), Windows(Registry(())))
+    assert found.proven[-1].endswith('window:1 was {"count": 4, "lowest": -71}')
 
 
 def test_who_does_not_know_the_machine_still_checks_all_but_reads_bytes(stage: Stage) -> None:
