@@ -78,7 +78,7 @@ def contract_act_routes(node: Served, budget: Budget, token: bytes | None) -> AP
     async def receipts(request: Request, contract: str) -> models.ReceiptHeld:
         """Have this node's watcher compare a signed receipt with its batch when that commits, and challenge the operator if it is broken.
 
-        The watcher holds receipts in memory: hand them in again after a restart of the node.
+        The watcher holds the receipt over a restart of the node, too, until the batch shows what the operator's word is worth.
         """
         authorise(request, token)
         content_type(request, (_BINARY,))

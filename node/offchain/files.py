@@ -9,6 +9,7 @@ import msgspec
 
 from node.offchain.data_store import DataStore
 from node.offchain.journal_file import JournalFile
+from node.offchain.receipt_file import ReceiptFile
 from node.offchain.snapshots import Snapshots
 
 
@@ -21,6 +22,8 @@ class OffchainFiles(msgspec.Struct, frozen=True):
     """What this node has promised as an operator."""
     snapshots: Snapshots
     """States of contracts that this node watches."""
+    receipts: ReceiptFile
+    """What other operators have promised, as users have handed it to the watcher."""
 
 
 @contextmanager
@@ -31,5 +34,6 @@ def open_offchain(directory: Path, chain_id: bytes, data_bytes: int) -> Iterator
         DataStore(directory / "data.sqlite", chain_id=chain_id, capacity_bytes=data_bytes) as data,
         JournalFile(directory / "journal.sqlite", chain_id=chain_id) as journal,
         Snapshots(directory / "snapshots.sqlite", chain_id=chain_id) as snapshots,
+        ReceiptFile(directory / "receipts.sqlite", chain_id=chain_id) as receipts,
     ):
-        yield OffchainFiles(data, journal, snapshots)
+        yield OffchainFiles(data, journal, snapshots, receipts)

@@ -154,11 +154,15 @@ class Following:
 
     async def _compare(self, contract: Contract, batch: CommittedBatch, data: BatchData, *, is_final: bool) -> None:
         """Compare a right batch with the receipts about it; a final one breaks none that anybody could still be held to."""
-        receipts = self._promises.take(contract.terms.contract_id, batch.commitment.number)
-        if receipts and not is_final:
-            proof = await trio.to_thread.run_sync(first_broken, receipts, data)
-            if proof is not None:
-                await self.accuse(contract, batch, proof)
+        place = (contract.terms.contract_id, batch.commitment.number)
+        receipts = self._promises.take(*place)
+        if not receipts:
+            return
+        broken = None if is_final else await trio.to_thread.run_sync(first_broken, receipts, data)
+        if broken is None:
+            await self._promises.forget(*place)
+        else:
+            await self.accuse(contract, batch, broken[1])
 
     async def _stopped(
         self, watched: Watched, contract: Contract, live: Watcher, wrong: FraudProof, *, is_final: bool
@@ -240,7 +244,6 @@ class Following:
     async def _settle(self, watched: Watched, contract: Contract) -> float | None:
         """The contract has ended, and everything that counts is executed: its last state stays, for those who claim."""
         number = contract.batch_count
-        self._promises.drop(watched.contract_id)
         if number and watched.live is not None and all(head.number != number for head in watched.snapshots):
             await self.save(watched, contract)
         others = [head.number for head in watched.snapshots if head.number != number]
@@ -257,7 +260,9 @@ class Following:
         return not contract.escrow_microcredit and is_settled(contract, self._store.head().height - retention)
 
     async def _look_after_ended(self, watched: Watched, contract: Contract) -> float | None:
-        """Let go of the last state once it is of no use."""
+        """Let go of receipts once nobody can be challenged, and of the last state once it is of no use."""
+        if is_settled(contract, self._store.head().height):
+            await self._promises.drop(watched.contract_id)
         if not self._is_of_no_use(contract):
             return ENDED_PAUSE_S
         if watched.snapshots:

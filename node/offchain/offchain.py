@@ -92,6 +92,7 @@ class Offchain:
             own_key=ports.key.public_key,
             machines=MACHINES,
             snapshots=files.snapshots,
+            receipts=files.receipts,
             ports=WatchingPorts(
                 network=ports.network,
                 peers=lambda: tuple(ports.peers().values()),

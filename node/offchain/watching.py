@@ -13,6 +13,7 @@ Contracts that this node operates are not executed a second time: whoever has th
 """
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 
@@ -25,7 +26,7 @@ from contracts.registry import Registry
 from contracts.watcher import Watcher
 from ledger.contract_bodies import ChallengeBatch, CloseContract, CommitBatch, FreezeContract, OpenContract
 from ledger.contract_queries import batch_at, contract_at, contracts_from
-from ledger.contract_state import Contract, contract_id_of
+from ledger.contract_state import CommittedBatch, Contract, contract_id_of
 from ledger.errors import InvalidInput, NotFound, StoreError
 from ledger.genesis import chain_id
 from ledger.offchain import SignedReceipt
@@ -37,6 +38,7 @@ from node.offchain.contract_proofs import ContractProofs, ProvedRequest
 from node.offchain.contract_states import StateHead
 from node.offchain.following import PAUSE_S, RETRY_S, Following
 from node.offchain.promises import Promises
+from node.offchain.receipt_file import ReceiptFile
 from node.offchain.replaying import Fetch, Replaying
 from node.offchain.snapshots import Snapshots
 from node.offchain.state_exchange import StateExchange
@@ -85,6 +87,7 @@ class Watching:
         own_key: bytes,
         machines: Registry,
         snapshots: Snapshots,
+        receipts: ReceiptFile,
         ports: WatchingPorts,
         rng: random.Random,
         enabled: bool = True,
@@ -116,7 +119,7 @@ class Watching:
         self._challenging = Challenging(
             store=store, machines=machines, transactions=ports.transactions, is_behind=is_behind, rng=rng
         )
-        self._promises = Promises(chain)
+        self._promises = Promises(chain, receipts)
         self._following = Following(
             store=store,
             own_key=own_key,
@@ -197,9 +200,12 @@ class Watching:
     async def hold_receipt(self, signed: SignedReceipt) -> None:
         """Compare a receipt with its batch, now or when that commits; a broken one is challenged.
 
-        Raises `InvalidInput` for a receipt that is of no use, `NotFound` when the batch's data is not to be had now.
+        It is held over a restart of the node, too.
 
-        Receipts are held in memory: their owners hand them in again after a restart.
+        Raises:
+            InvalidInput: the receipt is of no use.
+            NotFound: the batch's data is not to be had now.
+            StoreError: the disk fails, and the receipt is not held.
         """
         receipt = signed.receipt
         contract = contract_at(self._store, receipt.contract_id)
@@ -212,15 +218,21 @@ class Watching:
         if batch is None:
             if contract.status != "open":
                 raise InvalidInput(f"the contract has ended without batch {receipt.number}")
-            self._promises.hold(signed, contract.batch_count)
+            await self._promises.hold(signed, contract.batch_count)
         elif receipt.number < self._following.final(contract):
             raise InvalidInput(f"batch {receipt.number} is final; the receipt can be held against nobody any more")
         else:
-            async with self._comparing:
-                raw = await self._fetch_for_client(batch.commitment)
-                proof = await self._promises.broken(signed, batch.commitment, raw)
-            if proof is not None:
-                await self._following.accuse(contract, batch, proof)
+            await self._compare(contract, batch, [signed])
+
+    async def _compare(self, contract: Contract, batch: CommittedBatch, receipts: Sequence[SignedReceipt]) -> bool:
+        """Compare checked receipts with their batch, which is committed; tells whether it breaks one, which is challenged then."""
+        async with self._comparing:
+            raw = await self._fetch_for_client(batch.commitment)
+            broken = await self._promises.broken(receipts, batch.commitment, raw)
+        if broken is not None:
+            await self._following.accuse(contract, batch, broken[1])
+            await self._promises.keep(broken[0])
+        return broken is not None
 
     async def states(self, contract_id: bytes) -> tuple[StateHead, ...]:
         """Return the states of a contract that are kept here, the oldest first. Raises `StoreError`."""
@@ -245,8 +257,38 @@ class Watching:
             nursery.start_soon(self._challenging.run)
             if self._enabled:
                 await self._find_all()
+                nursery.start_soon(self._restore_receipts)
                 for _ in range(WORKERS):
                     nursery.start_soon(self._work)
+
+    async def _restore_receipts(self) -> None:
+        """After a restart, hold again what was handed in before, and compare what was perhaps not compared yet."""
+        try:
+            waiting = deque((await self._promises.restore()).items())
+        except StoreError as error:
+            log.warning("receipts that were handed in before cannot be read", error=str(error))
+            return
+        while waiting:
+            place, receipts = waiting.popleft()
+            try:
+                await self._restore_batch(place, receipts)
+            except (NotFound, StoreError):
+                waiting.append((place, receipts))
+                await trio.sleep(RETRY_S)
+            except InvalidInput as error:
+                log.warning("receipts cannot be compared with their batch", contract=place[0].hex(), why=str(error))
+
+    async def _restore_batch(self, place: tuple[bytes, int], receipts: Sequence[SignedReceipt]) -> None:
+        contract = contract_at(self._store, place[0])
+        if contract is None or not self._is_watched(contract):
+            return  # they stay on the disk: the chain may not have come there yet
+        batch = batch_at(self._store, contract, place[1])
+        if batch is None and contract.status == "open":
+            self._promises.hold_restored(receipts)
+            return
+        is_over = batch is None or place[1] < self._following.final(contract)
+        if batch is None or is_over or not await self._compare(contract, batch, receipts):
+            await self._promises.forget(*place)
 
     async def _find_all(self) -> None:
         start = b""

@@ -135,6 +135,7 @@ class ContractNode(LoneNode):
             own_key=OPERATOR.signing.public_key,
             machines=MACHINES,
             snapshots=files.snapshots,
+            receipts=files.receipts,
             ports=WatchingPorts(
                 network=NoPeers(),
                 peers=tuple,

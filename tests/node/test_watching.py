@@ -21,8 +21,8 @@ from ledger.bodies import Transfer
 from ledger.codec import encode
 from ledger.contract_bodies import ChallengeBatch, CloseContract
 from ledger.crypto.hashing import Tag, tagged_hash
-from ledger.errors import InvalidInput, NotFound
-from ledger.offchain import BrokenReceipt, ForcedPlace, RequestReceipt, deposit_request, sign_receipt
+from ledger.errors import InvalidInput, NotFound, StoreError
+from ledger.offchain import BrokenReceipt, ForcedPlace, RequestReceipt, SignedReceipt, sign_receipt
 from ledger.state_tree import verify_state_proof
 from node.offchain import challenging, promises, replaying
 from tests.contracts.kit import data_of, rebuilt, recommitted
@@ -181,6 +181,91 @@ async def test_a_broken_receipt_that_a_user_hands_in_is_challenged(world: Watche
             await watching.hold_receipt(signed[1])
         fault = await world.convicted()
         assert "than the one promised" in fault.verdict
+
+
+@pytest.mark.parametrize("when", ["before the batch", "between batch and restart", "before the conviction"])
+async def test_a_restart_frees_no_operator_of_a_receipt_that_was_handed_in(world: WatchedWorld, when: str) -> None:
+    """The second watcher knows of the receipt from the disk alone."""
+    promised = opened(world)
+    for user in USERS:
+        promised.deposit(user)
+    raws = [promised.sign(user, pay()) for user in USERS]
+    signed = [promised.take(raw).signed for raw in raws]
+    liar = promised.twin()
+    for user in USERS:
+        liar.take_deposit(user)
+    for raw in (raws[1], raws[0], raws[2]):
+        liar.take(raw)
+    # Who has no credits finds the fraud and cannot challenge it.
+    async with world.node(testing.key(2_000) if when == "before the conviction" else WATCHER) as watching:
+        await watching.hold_receipt(signed[1])
+        if when == "before the conviction":
+            world.commit(liar.cut())
+            await until(watching.faults)
+    if when == "between batch and restart":
+        world.commit(liar.cut())
+    async with world.node():
+        if when == "before the batch":
+            world.commit(liar.cut())
+        assert "than the one promised" in (await world.convicted()).verdict
+
+
+async def test_receipts_leave_the_disk_once_they_are_of_no_use(world: WatchedWorld) -> None:
+    desk = opened(world)
+    batch = desk.first()
+    signed = [answer.signed for answer in desk.answers]
+    later = sign_receipt(CHAIN, OPERATOR, replace(signed[0].receipt, number=1))
+    async with world.node() as watching:
+        for receipt in (*signed, later):
+            await watching.hold_receipt(receipt)
+        assert len(world.receipts.all()) == len(signed) + 1
+        world.commit(batch)
+        await until(lambda: world.receipts.all() == [later])
+        assert world.chain.act(OPERATOR, CloseContract(CONTRACT)).reason == ""
+        await until(lambda: world.head().stage == "ended")
+        # The contract may be challenged until it is settled.
+        assert world.receipts.all() == [later]
+    world.pass_window()
+    async with world.node():
+        await until(lambda: not world.receipts.all())
+        assert world.watching.faults() == ()
+
+
+async def test_a_receipt_is_held_only_if_it_is_on_the_disk(
+    world: WatchedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = opened(world)
+    desk.first()
+    async with world.node() as watching:
+
+        def fail(_signed: SignedReceipt) -> None:
+            raise StoreError("the disk fails")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(world.receipts, "put", fail)
+            with pytest.raises(StoreError, match="the disk fails"):
+                await watching.hold_receipt(desk.answers[0].signed)
+        await watching.hold_receipt(desk.answers[0].signed)
+        assert world.receipts.all() == [desk.answers[0].signed]
+
+
+async def test_one_operator_cannot_take_all_the_room_for_receipts(
+    world: WatchedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flood = opened(world)
+    flood.first()
+    terms, identifier = other_contract()
+    other = LyingDesk(world.chain, world.chain.open(terms))
+    other.first()
+    monkeypatch.setattr(promises, "MAX_OF_CONTRACT", 2)
+    async with world.node() as watching:
+        for answer in flood.answers[:2]:
+            await watching.hold_receipt(answer.signed)
+        with pytest.raises(InvalidInput, match="2 of them of this contract"):
+            await watching.hold_receipt(flood.answers[2].signed)
+        await watching.hold_receipt(other.answers[0].signed)
+        assert world.receipts.all()[-1].receipt.contract_id in {identifier, CONTRACT}
+        assert len(world.receipts.all()) == 3
 
 
 async def test_a_kept_receipt_accuses_nobody_and_one_of_no_use_is_refused(

@@ -24,6 +24,7 @@ from ledger.offchain import BatchCommitment, deposit_request
 from ledger.state import OFFENCES, State
 from node.offchain import challenging, following
 from node.offchain.challenging import Fault
+from node.offchain.receipt_file import ReceiptFile
 from node.offchain.snapshots import Snapshots
 from node.offchain.watched import WatchedHead
 from node.offchain.watching import Watching, WatchingPorts
@@ -117,6 +118,7 @@ class WatchedWorld:
         self.is_behind = False
         self.watching: Watching
         self.snapshots: Snapshots
+        self.receipts: ReceiptFile
 
     def commit(self, batch: Batch, key: PrivateKey = OPERATOR) -> None:
         """Publish and commit a batch, as it is."""
@@ -144,7 +146,11 @@ class WatchedWorld:
         self, key: PrivateKey = WATCHER, *, path: Path | None = None, **options: object
     ) -> AsyncIterator[Watching]:
         """Run the watcher's node; the chain commits whenever something waits."""
-        with Snapshots(path or self.path, chain_id=CHAIN) as snapshots:
+        place = path or self.path
+        with (
+            Snapshots(place, chain_id=CHAIN) as snapshots,
+            ReceiptFile(place.with_suffix(".receipts"), chain_id=CHAIN) as receipts,
+        ):
             transactions = OwnTransactions(
                 store=self.chain.store, key=key, next_nonce=self.chain.mempool.next_nonce, submit=self.chain.submit
             )
@@ -162,11 +168,12 @@ class WatchedWorld:
                 own_key=key.public_key,
                 machines=MACHINES,
                 snapshots=snapshots,
+                receipts=receipts,
                 ports=ports,
                 rng=random.Random(1),
                 **options,  # type: ignore[arg-type]
             )
-            self.watching, self.snapshots = watching, snapshots
+            self.watching, self.snapshots, self.receipts = watching, snapshots, receipts
             self.chain.told.append(watching.committed)
             try:
                 async with trio.open_nursery() as nursery:
