@@ -62,13 +62,12 @@ class Promises:
             raise InvalidInput(
                 f"the receipt is about batch {receipt.number}; {batch_count} are committed: come back later"
             )
-        if self._has(signed):
-            return
         count = self._of_contract[receipt.contract_id]
-        if len(self) >= MAX_HELD or count >= MAX_OF_CONTRACT:
-            detail = f"{len(self)} receipts wait for their batches here, {count} of them of this contract"
-            raise InvalidInput(f"{detail}; hand it to another node, or later")
-        self._note(signed)
+        if not self._has(signed):
+            if len(self) >= MAX_HELD or count >= MAX_OF_CONTRACT:
+                detail = f"{len(self)} receipts wait for their batches here, {count} of them of this contract"
+                raise InvalidInput(f"{detail}; hand it to another node, or later")
+            self._note(signed)
         async with self._writing:
             if not self._has(signed):
                 return  # its batch has come meanwhile
