@@ -33,7 +33,9 @@ from ledger.offchain import CHAIN, ContractTerms, Place
 from ledger.partial_tree import PartialTree
 
 ALLOWED_MODULES = frozenset({"collections", "contracts", "dataclasses", "enum", "ledger", "math", "msgspec", "typing"})
-"""What a machine may import; of `math`, integers only: floats show elsewhere."""
+"""What a machine may import; of `math` only `INTEGER_MATH`."""
+INTEGER_MATH = frozenset({"comb", "factorial", "gcd", "isqrt", "lcm", "perm"})
+"""Functions that make integers of integers. The others' floats come from the platform's library, and could leave the rules as text."""
 FORBIDDEN_CALLS = {
     "compile": "rules stand in the source",
     "eval": "rules stand in the source",
@@ -95,10 +97,13 @@ def impurities(source: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             yield from ((node.lineno, _import(name)) for name in names if not _is_allowed(name))
+            yield from ((node.lineno, _FLOAT_MATH) for _ in _float_math(node))
         elif isinstance(node, ast.stmt):
             yield from ((node.lineno, remedy) for kinds, remedy in _STATEMENTS if isinstance(node, kinds))
             if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Div):
                 yield node.lineno, "`/=` yields a float: use //="
+            if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Pow):
+                yield node.lineno, _POWER
         else:
             yield from ((line, remedy) for line, remedy in _in_expression(tree, node))
     for statement in tree.body:
@@ -117,6 +122,10 @@ _STATEMENTS: tuple[tuple[tuple[type[ast.stmt], ...], str], ...] = (
 )
 
 
+_FLOAT_MATH = f"math has floats: take only {', '.join(sorted(INTEGER_MATH))} of it, by these names"
+_POWER = "`**` yields a float when the exponent is negative: write the exponent as a number, or use <<"
+
+
 def _in_expression(tree: ast.AST, node: ast.AST) -> Iterator[tuple[int, str]]:
     match node:
         case ast.Call(func=ast.Name(id=name)) if name in FORBIDDEN_CALLS:
@@ -125,10 +134,22 @@ def _in_expression(tree: ast.AST, node: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"{node.value!r}: use integers with their unit in the name"
         case ast.BinOp(op=ast.Div()):
             yield node.lineno, "`/` yields a float: use //"
+        case ast.BinOp(op=ast.Pow(), right=power) if not isinstance(power, ast.Constant):
+            yield node.lineno, _POWER
+        case ast.Attribute(value=ast.Name(id="math"), attr=name) if name not in INTEGER_MATH:
+            yield node.lineno, _FLOAT_MATH
         case ast.Set() | ast.SetComp() if not _is_membership(tree, node):
             yield node.lineno, "the order of a set differs from process to process; use a tuple or a dict"
         case ast.Attribute(attr=name) if name.startswith("__"):
             yield node.lineno, f"{name}: name what you mean"
+
+
+def _float_math(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """Yield what an import takes of `math` that may give floats; under another name all of it may."""
+    if isinstance(node, ast.ImportFrom):
+        yield from (alias.name for alias in node.names if node.module == "math" and alias.name not in INTEGER_MATH)
+    else:
+        yield from (alias.name for alias in node.names if alias.name == "math" and alias.asname not in (None, "math"))
 
 
 def _is_allowed(module: str) -> bool:

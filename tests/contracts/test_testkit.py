@@ -66,6 +66,12 @@ def machine_of(apply: Rules) -> Machine[Note, Note]:
         "async def f(): pass",
         "x = (1).__class__",
         "eval('1')",
+        "import math\ndef f(a): return str(math.sin(a))",
+        "from math import sqrt",
+        "import math as isqrt",
+        "def f(a): return str(2 ** -a)",
+        "def f(a): return 2 ** a",
+        "def f(a, b):\n    a **= b",
     ],
 )
 def test_each_kind_of_impurity_is_seen(source: str) -> None:
@@ -74,7 +80,14 @@ def test_each_kind_of_impurity_is_seen(source: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["from math import isqrt", "x = 7 // 2", "def f(a): return a in {1, 2}", "TABLE = (1, 2)", "import msgspec"],
+    [
+        "from math import isqrt",
+        "import math\nx = math.gcd(4, 6) + 2 ** 31",
+        "x = 7 // 2",
+        "def f(a): return a in {1, 2}",
+        "TABLE = (1, 2)",
+        "import msgspec",
+    ],
 )
 def test_what_is_pure_passes(source: str) -> None:
     assert not list(impurities(source))
