@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 from ledger.errors import InvalidInput, SpchainError
 from node.api.consent import consent_routes, record_history_routes
 from node.api.contract_acts import contract_act_routes
+from node.api.contract_data import contract_data_routes
 from node.api.contract_inner import inner_routes
 from node.api.contract_models import ContractNews, Requests
 from node.api.contracts import contract_routes
@@ -63,6 +64,7 @@ def create_app(node: Served, config: NodeConfig) -> ASGIApp:
     app.include_router(contract_routes(node))
     app.include_router(inner_routes(node, token))
     app.include_router(contract_act_routes(node, budget, token))
+    app.include_router(contract_data_routes(node, budget))
     for kind in (SpchainError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)
     _describe_unreferenced(app)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Routes that bring requests to contracts' operators, and hand out the published data of batches and states between them."""
+"""Routes that bring requests to contracts' operators, and receipts to the watcher."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -16,18 +16,16 @@ from ledger.chain import chain_of
 from ledger.codec import decoder, encode
 from ledger.contract_bodies import CloseContract
 from ledger.errors import InvalidInput
-from ledger.offchain import MAX_DATA_BYTES, SignedReceipt
+from ledger.offchain import SignedReceipt
 from ledger.transactions import check_transaction
 from node.api import contract_models as models
 from node.api.bodies import content_type, parse_hex, parse_requests, read_body
 from node.api.contract_views import ContractViews
-from node.api.contracts import Number
 from node.api.errors import Problem
 from node.api.guard import Budget
 from node.api.served import Served
 from node.api.served_contracts import Sent
 from node.api.tokens import authorise
-from node.offchain.contract_states import MAX_PAGE_BYTES
 
 _DIGEST_BYTES = 32
 decode_receipt = decoder(SignedReceipt, models.MAX_RECEIPT_BYTES, name="receipt")
@@ -48,7 +46,7 @@ class _Outcome(msgspec.Struct):
 
 
 def contract_act_routes(node: Served, budget: Budget, token: bytes | None) -> APIRouter:
-    """Return the routes to operators and data; with a token, requests must carry it, for they make this node work for the client."""
+    """Return the routes to operators; with a token, requests must carry it, for they make this node work for the client."""
     router = APIRouter(tags=["contracts"])
     shown = ContractViews(node.store, MACHINES)
 
@@ -112,41 +110,6 @@ def contract_act_routes(node: Served, budget: Budget, token: bytes | None) -> AP
             detail = f"not all that was promised is on the chain after {wait_ms} ms, so the contract goes on"
             return models.Closing(accepted=False, reason="not_drained", detail=detail)
         return models.Closing(accepted=outcome.accepted, reason=outcome.reason, detail=outcome.detail)
-
-    @router.get(
-        "/v1/contracts/{contract}/batches/{number}/data",
-        response_class=Response,
-        responses={200: {"content": {_BINARY: {}}}},
-    )
-    async def data(request: Request, contract: str, number: Number) -> Response:
-        """The published data of a batch, from here or from another node, checked against the commitment."""
-        commitment = shown.batch(shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract")), number).commitment
-        # Held until the answer is sent: a slow reader keeps it in memory.
-        budget.take(request, MAX_DATA_BYTES)
-        return Response(await node.offchain.availability.fetch_for_client(commitment), media_type=_BINARY)
-
-    @router.get("/v1/contracts/{contract}/states")
-    async def states(contract: str) -> models.ContractStates:
-        """The states at the end of some batches that this node's watcher keeps."""
-        contract_id = shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract")).terms.contract_id
-        kept = await node.offchain.watching.states(contract_id)
-        return models.ContractStates(
-            states=tuple(
-                models.ContractState(number=one.number, pages=one.pages, entries=one.entries, size_bytes=one.size)
-                for one in kept
-            )
-        )
-
-    @router.get(
-        "/v1/contracts/{contract}/states/{number}/pages/{page}",
-        response_class=Response,
-        responses={200: {"content": {_BINARY: {}}}},
-    )
-    async def state_page(request: Request, contract: str, number: Number, page: Number) -> Response:
-        """A page of a kept state: entries of key and value in the order of their keys. Whoever takes it compares the root of all pages."""
-        contract_id = shown.contract(parse_hex(contract, _DIGEST_BYTES, "contract")).terms.contract_id
-        budget.take(request, MAX_PAGE_BYTES)
-        return Response(await node.offchain.watching.state_page(contract_id, number, page), media_type=_BINARY)
 
     return router
 
