@@ -35,7 +35,7 @@ from node.client import NodeClient
 from node.contract_actions import proved_value, terms_of
 from node.contract_requests import MAX_COMMITMENT_BYTES, MAX_PROOF_BYTES, KeptAnswer, checked_answer
 from node.http_client import ApiError
-from node.offchain.contract_states import entries_of
+from node.offchain.contract_states import entries_of, require_full_pages
 from records.claims import ContractValueClaim, OperationClaim
 
 NOT_FOUND = HTTPStatus.NOT_FOUND
@@ -199,6 +199,7 @@ def _watcher(client: NodeClient, chain_id: bytes, contract: models.Contract, mos
 
 
 def _start(client: NodeClient, contract: models.Contract, state: models.ContractState) -> Start:
+    require_full_pages(state.pages, state.size_bytes)
     pages, left = [], state.size_bytes
     for number in range(state.pages):
         pages.append(client.contracts.state_page(contract.contract_id, state.number, number))

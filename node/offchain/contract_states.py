@@ -104,6 +104,12 @@ def pages_of(entries: Entries) -> list[bytes]:
     return pages
 
 
+def require_full_pages(pages: int, size: int) -> None:
+    """Check that a state of so many bytes may have so many pages: nobody is to be kept busy with empty ones. Raises `InvalidInput`."""
+    if pages > size // (PAGE_BYTES // 2) + 1:
+        raise InvalidInput(f"a state of {size} bytes in {pages} pages")
+
+
 def entries_of(pages: Iterable[bytes], most: int) -> tuple[tuple[bytes, bytes], ...]:
     """Return the entries of all pages; raises `InvalidInput` for a malformed page, keys that do not rise, or more than `most`."""
     entries: list[tuple[bytes, bytes]] = []

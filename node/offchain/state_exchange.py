@@ -19,7 +19,6 @@ from ledger.errors import InvalidInput, StoreError
 from node.offchain.contract_states import (
     MAX_PAGE_BYTES,
     MAX_SNAPSHOTS,
-    PAGE_BYTES,
     REQUEST_CONTRACT_STATE,
     REQUEST_CONTRACT_STATES,
     StateHead,
@@ -28,6 +27,7 @@ from node.offchain.contract_states import (
     decode_state_request,
     decode_states_answer,
     entries_of,
+    require_full_pages,
 )
 from node.offchain.snapshots import Snapshots
 from node.sync import Asker
@@ -110,8 +110,7 @@ class StateExchange:
 
     async def _fetch_state(self, peer_id: str, contract_id: bytes, head: StateHead, committed: CommittedBatch) -> Start:
         """Return one state from one peer; raises `RequestFailed`, and `InvalidInput` when it is not what it should be."""
-        if head.pages > head.size // (PAGE_BYTES // 2) + 1:
-            raise InvalidInput(f"a state of {head.size} bytes in {head.pages} pages")
+        require_full_pages(head.pages, head.size)
         pages: list[bytes] = []
         left = head.size
         for page in range(head.pages):

@@ -15,11 +15,14 @@ from contracts.shipped import MACHINES
 from ledger.codec import encode
 from ledger.contract_bodies import CommitBatch, FundContract, OpenContract
 from ledger.contract_state import contract_id_of
-from ledger.offchain import ContractTerms, SignedReceipt, deposit_request
+from ledger.errors import InvalidInput
+from ledger.offchain import ContractTerms, SignedReceipt
 from ledger.testing import key
 from node.actions import Actor
+from node.api import contract_models as models
 from node.client import NodeClient
-from node.contract_proving import operation_claim
+from node.contract_client import ContractClient
+from node.contract_proving import operation_claim, search
 from node.contract_requests import KeptAnswer
 from node.http_client import ApiError
 from tests.contracts.kit import rebuilt
@@ -109,8 +112,11 @@ def test_nothing_wrong_is_found_with_an_honest_operator(spchain: Spchain, client
     found = answer(spchain("contract", "challenge", contract, "--key", "bob.json", "--json"))
     assert found == {"is_wrong": False, "first_batch": 0, "batches": 0}
     liar.pay()
-    liar.publish(liar.cut())
+    batch = liar.cut()
     Path("kept.receipt").write_bytes(encode(liar.kept(1)))
+    early = spchain("contract", "challenge", contract, "--key", "bob.json", "--receipt", "kept.receipt")
+    assert "the receipt is about batch 0, which does not count" in early.stderr
+    liar.publish(batch)
     before = client.account(BOB.address)
     result = spchain("contract", "challenge", contract, "--key", "bob.json", "--receipt", "kept.receipt")
     assert result.stdout == "nothing wrong found in 1 batches\n"
@@ -253,6 +259,17 @@ def test_a_state_that_is_not_the_chain_s_is_found_out(spchain: Spchain, liar: Li
     (key, _), *others = start.entries
     liar.node.snapshots.put(liar.contract_id, Start(2, start.time_ms, ((key, b"\x00"), *others)))
     refused(spchain("contract", "challenge", liar.contract_id.hex(), "--key", "bob.json"), 3, "another root")
+
+
+def test_a_node_cannot_keep_anybody_busy_with_empty_pages(
+    client: NodeClient, liar: Liar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aged(liar)
+    endless = (models.ContractState(number=2, pages=2**40, entries=1, size_bytes=100),)
+    monkeypatch.setattr(ContractClient, "states", lambda *_: endless)
+    monkeypatch.setattr(ContractClient, "state_page", lambda *_: b"")
+    with pytest.raises(InvalidInput, match="in 1099511627776 pages"):
+        search(client, liar.node.chain_id, client.contracts.contract(liar.contract_id))
 
 
 def test_outcomes_are_executed_again_from_a_state_that_the_node_keeps(client: NodeClient, liar: Liar) -> None:
