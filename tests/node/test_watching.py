@@ -25,6 +25,7 @@ from ledger.errors import InvalidInput, NotFound, StoreError
 from ledger.offchain import BrokenReceipt, ForcedPlace, RequestReceipt, SignedReceipt, sign_receipt
 from ledger.state_tree import verify_state_proof
 from node.offchain import challenging, promises, replaying
+from node.offchain.receipt_file import ReceiptFile
 from tests.contracts.kit import data_of, rebuilt, recommitted
 from tests.node.kit import until
 from tests.node.offchain_kit import CHAIN, CONTRACT, OPENED, OPERATOR, REFERENCE, RULES, pay
@@ -264,8 +265,23 @@ async def test_one_operator_cannot_take_all_the_room_for_receipts(
         with pytest.raises(InvalidInput, match="2 of them of this contract"):
             await watching.hold_receipt(flood.answers[2].signed)
         await watching.hold_receipt(other.answers[0].signed)
-        assert world.receipts.all()[-1].receipt.contract_id in {identifier, CONTRACT}
-        assert len(world.receipts.all()) == 3
+        kept = world.receipts.all()
+        assert (len(kept), {signed.receipt.contract_id for signed in kept}) == (3, {identifier, CONTRACT})
+
+
+def test_a_damaged_receipt_costs_no_other(world: WatchedWorld, tmp_path: Path) -> None:
+    desk = opened(world)
+    desk.first()
+    signed = [answer.signed for answer in desk.answers[:3]]
+    with ReceiptFile(tmp_path / "receipts", chain_id=CHAIN) as file:
+        for receipt in (*signed, *signed):
+            file.put(receipt)
+        with file._file.transaction() as connection:
+            connection.execute("UPDATE receipts SET content = x'c1' WHERE signature = ?", (signed[1].signature,))
+    with ReceiptFile(tmp_path / "receipts", chain_id=CHAIN) as file:
+        assert {receipt.signature for receipt in file.all()} == {signed[0].signature, signed[2].signature}
+        file.remove(CONTRACT, 0)
+        assert not file.all()
 
 
 async def test_a_kept_receipt_accuses_nobody_and_one_of_no_use_is_refused(
