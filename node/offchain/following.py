@@ -163,6 +163,8 @@ class Following:
             await self._promises.forget(*place)
         else:
             await self.accuse(contract, batch, broken[1])
+            # It may have come just before its batch, and not be on the disk yet.
+            await self._promises.keep(broken[0])
 
     async def _stopped(
         self, watched: Watched, contract: Contract, live: Watcher, wrong: FraudProof, *, is_final: bool
