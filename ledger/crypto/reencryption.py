@@ -111,13 +111,7 @@ class ReencryptionKey:
 
     def __init__(self, secret: bytes) -> None:
         """Take 32 secret bytes; raises `InvalidInput` when they are 0 or not below the order of secp256k1."""
-        if len(secret) != SECRET_BYTES:
-            raise InvalidInput(f"a re-encryption secret has {SECRET_BYTES} bytes, not {len(secret)}")
-        try:
-            self._secret = umbral_pre.SecretKey.from_be_bytes(secret)
-        except ValueError as error:
-            # The value stays out of the text: texts reach logs.
-            raise InvalidInput("the re-encryption secret is no scalar of secp256k1; draw 32 new bytes") from error
+        self._secret = _secret_key(secret)
         self.public_key: bytes = self._secret.public_key().to_compressed_bytes()
         assert len(self.public_key) == PUBLIC_KEY_BYTES
 
@@ -161,7 +155,7 @@ class ReencryptionKey:
         # The library itself would hand out fragments that never suffice, or one that suffices alone.
         if not 1 <= threshold <= shares <= MAX_SHARES:
             raise InvalidInput(f"{threshold} of {shares} fragments: 1 to n of at most {MAX_SHARES} can be needed")
-        signer = umbral_pre.Signer(ReencryptionKey(signing_secret)._secret)  # noqa: SLF001 -- of the same class
+        signer = umbral_pre.Signer(_secret_key(signing_secret))
         fragments = umbral_pre.generate_kfrags(
             self._secret,
             _public_key(receiving_key),
@@ -295,6 +289,16 @@ def _capsule(data: bytes) -> umbral_pre.Capsule:
     if bytes(capsule) != data:
         raise InvalidInput("the capsule is not in its canonical encoding")
     return capsule
+
+
+def _secret_key(secret: bytes) -> umbral_pre.SecretKey:
+    # The value stays out of the texts: they reach logs.
+    if len(secret) != SECRET_BYTES:
+        raise InvalidInput(f"a re-encryption secret has {SECRET_BYTES} bytes, not {len(secret)}")
+    try:
+        return umbral_pre.SecretKey.from_be_bytes(secret)
+    except ValueError as error:
+        raise InvalidInput("the re-encryption secret is no scalar of secp256k1; draw 32 new bytes") from error
 
 
 def _public_key(data: bytes) -> umbral_pre.PublicKey:
