@@ -46,14 +46,19 @@ class ConsentClient:
                 return
             start = page.next_start.hex()
 
-    def emergencies(self, patient: bytes) -> tuple[answers.Emergency, ...]:
-        """Return a patient's emergency accesses, the first thousand."""
-        path = f"/v1/patients/{patient.hex()}/emergencies"
-        return self._http.read(answers.Emergencies, path, {"limit": models.MAX_PAGE}).emergencies
+    def emergencies(self, patient: bytes, start: int = 0) -> Iterator[answers.Emergency]:
+        """Yield a patient's emergency accesses in order, from a number on, page by page."""
+        return self._emergencies(f"/v1/patients/{patient.hex()}/emergencies", start)
 
-    def reviews(self) -> tuple[answers.Emergency, ...]:
-        """Return the approved emergencies that no patient has called justified, the first thousand."""
-        return self._http.read(answers.Emergencies, "/v1/emergencies/reviews", {"limit": models.MAX_PAGE}).emergencies
+    def reviews(self) -> Iterator[answers.Emergency]:
+        """Yield the approved emergencies that no patient has called justified, page by page."""
+        return self._emergencies("/v1/emergencies/reviews", "")
+
+    def _emergencies(self, path: str, start: int | str | None) -> Iterator[answers.Emergency]:
+        while start is not None:
+            page = self._http.read(answers.Emergencies, path, {"start": start, "limit": models.MAX_PAGE})
+            yield from page.emergencies
+            start = page.next_start.hex() if isinstance(page.next_start, bytes) else page.next_start
 
     def labels(self, patient: bytes, sequence: int) -> answers.Labels:
         """Return the history of a record."""

@@ -32,12 +32,12 @@ def open_emergency(
     """As the grantee of a sleeping grant, ask its proxies to wake it. Raises `Rejection`."""
     patient = actor.client.consent.grant(grant_id).patient
     committed = actor.commit(OpenEmergency(grant_id, reason, until_ms), timeout_s)
-    for emergency in reversed(actor.client.consent.emergencies(patient)):
-        if emergency.grant_id == grant_id:
-            return Opened(emergency.number, emergency, committed)
-    raise SpchainError(
-        f"the node shows no emergency of grant {grant_id.hex()} that was just committed; ask another node"
-    )
+    opened = [one for one in actor.client.consent.emergencies(patient) if one.grant_id == grant_id]
+    if not opened:
+        raise SpchainError(
+            f"the node shows no emergency of grant {grant_id.hex()} that was just committed; ask another node"
+        )
+    return Opened(opened[-1].number, opened[-1], committed)
 
 
 def approve(actor: Actor, patient: bytes, number: int, timeout_s: float = DEFAULT_TIMEOUT_S) -> Committed:
@@ -54,10 +54,10 @@ def review(
 
 def emergency_of(client: NodeClient, patient: bytes, number: int) -> answers.Emergency:
     """Return one of a patient's emergencies. Raises `NotFound`."""
-    for emergency in client.consent.emergencies(patient):
-        if emergency.number == number:
-            return emergency
-    raise NotFound(f"patient {patient.hex()} has no emergency {number}; spchain emergency list shows them")
+    found = next(client.consent.emergencies(patient, number), None)
+    if found is None or found.number != number:
+        raise NotFound(f"patient {patient.hex()} has no emergency {number}; spchain emergency list shows them")
+    return found
 
 
 def waiting_for(client: NodeClient, proxy: bytes, now_ms: int) -> list[answers.Emergency]:

@@ -11,6 +11,7 @@ from ledger import queries
 from ledger.crypto.keys import ADDRESS_BYTES
 from ledger.emergency import Emergency, is_awake
 from ledger.sharing import Grant, is_within
+from ledger.state import numbered_key
 from ledger.store import Store
 from node.api import models, views
 from node.api import sharing_models as answers
@@ -18,6 +19,8 @@ from node.api.bodies import parse_hex
 from node.api.served import Served
 
 _DIGEST_BYTES = 32
+_REVIEW_BYTES = ADDRESS_BYTES + 8
+"""A place in the review queue: a patient and the number of an emergency."""
 _MAX = 2**63 - 1
 Start = Annotated[int, Query(ge=0, le=_MAX, description="First entry wanted.")]
 Limit = Annotated[int, Query(ge=1, le=models.MAX_PAGE, description="Most entries wanted.")]
@@ -49,21 +52,28 @@ def consent_routes(node: Served) -> APIRouter:
         """Grants that an account may read by, or is a proxy of, in the order of their identifiers."""
         ask = queries.grantee_grants if role == "grantee" else queries.proxy_grants
         first = parse_hex(start, _DIGEST_BYTES, "grant") if start else b""
-        found = list(ask(store, _address(address), first, limit))
-        more = _following(found[-1][0]) if len(found) == limit else None
-        return answers.Grants(grants=tuple(_grant(store, *entry) for entry in found), next_start=more)
+        # One more than is shown tells where the next part begins, and a query gives no more than a page.
+        limit = min(limit, models.MAX_PAGE - 1)
+        found = list(ask(store, _address(address), first, limit + 1))
+        more = found[limit][0] if len(found) > limit else None
+        return answers.Grants(grants=tuple(_grant(store, *entry) for entry in found[:limit]), next_start=more)
 
     @router.get("/v1/patients/{address}/emergencies")
     async def emergencies(address: str, start: Start = 0, limit: Limit = 100) -> answers.Emergencies:
         """A patient's emergency accesses: who broke the glass, why, who approved, what the patient says of it."""
         patient = _address(address)
-        found = queries.emergencies(store, patient, start, limit)
-        return _emergencies(store, ((patient, number, emergency) for number, emergency in found))
+        found = [(patient, *entry) for entry in queries.emergencies(store, patient, start, limit)]
+        more = found[-1][1] + 1 if len(found) == limit else None
+        return answers.Emergencies(emergencies=_emergencies(store, found), next_start=more)
 
     @router.get("/v1/emergencies/reviews")
-    async def reviews(limit: Limit = 100) -> answers.Emergencies:
+    async def reviews(start: str = "", limit: Limit = 100) -> answers.Emergencies:
         """Approved emergencies that no patient has called justified: the institutions' review queue."""
-        return _emergencies(store, queries.reviews(store, limit=limit))
+        first = parse_hex(start, _REVIEW_BYTES, "place in the queue") if start else bytes(_REVIEW_BYTES)
+        patient, number = first[:ADDRESS_BYTES], int.from_bytes(first[ADDRESS_BYTES:], "big")
+        found = list(queries.reviews(store, patient, number, limit))
+        more = numbered_key(found[-1][0], found[-1][1] + 1) if len(found) == limit else None
+        return answers.Emergencies(emergencies=_emergencies(store, found), next_start=more)
 
     return router
 
@@ -172,17 +182,15 @@ def _state(store: Store, grant: Grant) -> Literal["active", "asleep", "awake", "
     return "awake" if queries.awake_emergency(store, grant, time_ms) is not None else "asleep"
 
 
-def _emergencies(store: Store, found: Iterable[tuple[bytes, int, Emergency]]) -> answers.Emergencies:
+def _emergencies(store: Store, found: Iterable[tuple[bytes, int, Emergency]]) -> tuple[answers.Emergency, ...]:
     time_ms = store.head().timestamp_ms
-    return answers.Emergencies(
-        emergencies=tuple(
-            answers.Emergency(
-                **{name: value for name, value in msgspec.structs.asdict(emergency).items() if name != "approvals"},
-                approvals=tuple(answers.Approval.model_validate(approval) for approval in emergency.approvals),
-                patient=patient,
-                number=number,
-                is_awake=is_awake(emergency, time_ms),
-            )
-            for patient, number, emergency in found
+    return tuple(
+        answers.Emergency(
+            **{name: value for name, value in msgspec.structs.asdict(emergency).items() if name != "approvals"},
+            approvals=tuple(answers.Approval.model_validate(approval) for approval in emergency.approvals),
+            patient=patient,
+            number=number,
+            is_awake=is_awake(emergency, time_ms),
         )
+        for patient, number, emergency in found
     )

@@ -189,7 +189,7 @@ class Account(Model):
     is_institution: bool
     """Whether it is a registered institution."""
     is_patient: bool
-    """Whether it is a registered patient."""
+    """Whether it is the identifier of a registered patient: the account of the first keys, not of those that replaced them."""
 
 
 class Institution(Model):

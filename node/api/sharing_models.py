@@ -235,10 +235,12 @@ class Emergency(Model):
 
 
 class Emergencies(Model):
-    """Emergency accesses."""
+    """A part of the emergency accesses."""
 
     emergencies: tuple[Emergency, ...]
     """In order."""
+    next_start: int | Hex | None
+    """`start` of the next part; null at the end."""
 
 
 class Answer(Model):

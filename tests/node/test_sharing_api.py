@@ -146,6 +146,8 @@ def test_the_largest_page_of_an_accounts_grants_tells_of_the_next_one(
         (f"/v1/patients/{'ab' * 20}/records/-1/labels", 422),
         (f"/v1/patients/{'ab' * 20}/records/99999999999999999999/labels", 422),
         ("/v1/emergencies/reviews?limit=0", 422),
+        ("/v1/emergencies/reviews?start=xy", 400),
+        (f"/v1/emergencies/reviews?start={'ab' * 20}", 400),
     ],
 )
 def test_wrong_questions_are_refused_and_what_is_not_there_is_not_found(
