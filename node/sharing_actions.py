@@ -254,6 +254,10 @@ def read_shared(
     client, chain_id = actor.client, actor.rules.chain_id
     shown = client.consent.grant(grant_id)
     grant = grant_of(shown)
+    if grant.terms.grantee != actor.keys.identifier:
+        raise InvalidInput(
+            f"the grant lets {grant.terms.grantee.hex()} read, and this key file is that of {actor.keys.identifier.hex()}"
+        )
     found = [_fetch(client, grant.terms.patient, sequence) for sequence in sorted(set(sequences))]
     generations = {entry.generation: entry for entry in client.consent.keys(grant.terms.patient)}
     proxy_keys = {proxy: client.institution(proxy).public_key for proxy in grant.terms.proxies}

@@ -21,7 +21,13 @@ from ledger.codec import Digest, PublicKeyBytes, SignatureBytes, Uint256, Wire, 
 from ledger.crypto import chameleon
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.crypto.keys import PrivateKey, verify
-from ledger.crypto.reencryption import CAPSULE_BYTES, CIPHERTEXT_OVERHEAD_BYTES, ReencryptionKey, encrypt
+from ledger.crypto.reencryption import (
+    CAPSULE_BYTES,
+    CIPHERTEXT_OVERHEAD_BYTES,
+    DecryptionFailed,
+    ReencryptionKey,
+    encrypt,
+)
 from ledger.errors import InvalidInput
 from ledger.labels import LabelPermission, labelled, permission_digest
 from ledger.patients import Record, envelope_digest
@@ -178,7 +184,14 @@ def open_permission(chain_id: bytes, raw: bytes, encryption: ReencryptionKey) ->
     digest = permission_digest(chain_id, document.permission)
     if not verify(document.signer, digest, document.signature):
         raise InvalidInput(f"the permission is not signed by {document.signer.hex()} for this chain")
-    sealed = _decode_trapdoor(encryption.decrypt(document.capsule, document.ciphertext))
+    try:
+        opened = encryption.decrypt(document.capsule, document.ciphertext)
+    except DecryptionFailed as error:
+        institution = document.permission.institution.hex()
+        raise DecryptionFailed(
+            f"only institution {institution} can open this permission, unless it was changed"
+        ) from error
+    sealed = _decode_trapdoor(opened)
     if sealed.permission_digest != digest:
         raise InvalidInput("the trapdoor inside was sealed for another permission; ask the patient again")
     return OpenedPermission(document.permission, document.signer, document.signature, sealed.trapdoor)

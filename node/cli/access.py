@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ledger.errors import InvalidInput
-from node.cli.shell import note, warn
+from node.cli.shell import note, printable, warn
 
 if TYPE_CHECKING:
     from node.actions import Actor
@@ -139,8 +139,8 @@ class Names:
         self._names: dict[bytes, str] | None = None
 
     def __call__(self, address: bytes) -> str:
-        """Return name and the beginning of the address, or the whole address."""
+        """Return name and the beginning of the address, or the whole address; safe to print."""
         if self._names is None:
             self._names = {found.address: found.name for found in self._client.institutions()}
         name = self._names.get(address)
-        return address.hex() if name is None else f"{name} ({address.hex()[:8]}…)"
+        return address.hex() if name is None else f"{printable(name)} ({address.hex()[:8]}…)"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from node.access_check import CheckedEntry, ContractView
     from node.actions import Actor
     from node.sharing_actions import LogOfProxy
+    from records.access_entries import AccessEntry
 
 _STATES = {"waiting": "not yet", "missing": "MISSING", "unlogged": "–"}
 
@@ -83,10 +84,8 @@ def audit(
         _show_audit(found, [*files, *signed], Names(client))
         unseen = [one for one in client.consent.emergencies(concerned) if not one.verdict]
         if unseen:
-            warn(
-                f"{len(unseen)} emergencies wait for your review: spchain emergency list {concerned.hex()}, then "
-                "spchain emergency review"
-            )
+            some = "1 emergency waits" if len(unseen) == 1 else f"{len(unseen)} emergencies wait"
+            warn(f"{some} for your review: spchain emergency list {concerned.hex()}, then spchain emergency review")
 
 
 def _show_audit(found: "AuditResult", files: list[Path], names: Names) -> None:
@@ -100,7 +99,7 @@ def _show_audit(found: "AuditResult", files: list[Path], names: Names) -> None:
             moment(one.signed.entry.timestamp_ms),
             names(address_of(one.signed.entry.requester)),
             numbers(one.signed.entry.records),
-            one.signed.entry.purpose,
+            _purpose(one.signed.entry),
             names(one.signed.entry.proxy),
             answer_of(one.signed.entry),
             _STATES.get(one.state) or f"batch {one.batch}, {'final' if one.state == 'final' else 'pending'}",
@@ -108,7 +107,10 @@ def _show_audit(found: "AuditResult", files: list[Path], names: Names) -> None:
         for one in entries
     ]
     columns = ("TIME", "WHO ASKED", "RECORDS", "PURPOSE", "LOGGED BY", "RESULT", "IN CONTRACT")
-    emit(_answer(found, entries, files), lambda: table(columns, rows, "nobody has asked for your records"))
+    # What an institution does not show is not what it has not done.
+    is_whole = not any(log.trouble for log in found.logs)
+    empty = "nobody has asked for your records" if is_whole else "no access is shown, but not every log could be read"
+    emit(_answer(found, entries, files), lambda: table(columns, rows, empty))
     if not checked.contracts:
         note("no institution operates an access-log contract here: this rests on what the institutions show alone")
     for view in checked.contracts:
@@ -121,6 +123,10 @@ def _show_audit(found: "AuditResult", files: list[Path], names: Names) -> None:
         warn(f"{names(fault.institution)}: {fault.detail}{by}")
     if files:
         note(f"wrote {len(files)} files to {', '.join(sorted({str(file.parent) for file in files}))}")
+
+
+def _purpose(entry: "AccessEntry") -> str:
+    return entry.purpose if entry.emergency is None else f"{entry.purpose}, emergency {entry.emergency}"
 
 
 def _tell_of(view: "ContractView") -> None:

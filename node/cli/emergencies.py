@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`spchain emergency`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
@@ -13,14 +12,12 @@ from node.cli.grants import (
     FragmentsOption,
     GrantArgument,
     HandoverOption,
-    Keeper,
     PatientOption,
     ProxiesOption,
     ProxyOption,
     ThresholdOption,
+    carry_out,
     grant_in,
-    read_handover,
-    report,
 )
 from node.cli.sharing import OutputOption, ReaderKeyOption, SequencesArgument, read_by
 from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, moment, note, table
@@ -69,7 +66,7 @@ def prepare(
     """
     del json_output
     from node.clock import now_ms
-    from node.granting import Wish, give_all
+    from node.granting import Wish
 
     now = now_ms()
     with connect(node) as client:
@@ -86,8 +83,7 @@ def prepare(
             proxies=None if proxy is None else tuple(party_in(client, one, "proxy") for one in proxy),
             emergency_approvals=approvals,
         )
-        keeper = Keeper(Path(fragments).expanduser())
-        report(give_all(signer, wish, read_handover(handover), keeper.keep, timeout), keeper, Names(client))
+        carry_out(signer, wish, handover, fragments, timeout)
 
 
 @app.command("open")
@@ -254,9 +250,9 @@ def list_(
         if proxy is not None:
             found = waiting_for(client, party_in(client, proxy, "proxy"), now)
         elif patient is not None:
-            found = client.consent.emergencies(address_in(patient, "patient"))
+            found = list(client.consent.emergencies(address_in(patient, "patient")))
         else:
-            found = client.consent.reviews()
+            found = list(client.consent.reviews())
         names = Names(client)
         rows = [
             (

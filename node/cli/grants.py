@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ledger.errors import InvalidInput
+from ledger.errors import InvalidInput, Rejection
 from node.cli.access import Names, actor, address_in, connect, digest_in, party_in
 from node.cli.shell import (
     ExitCode,
@@ -26,7 +26,9 @@ from node.cli.times import HELP, ahead, day, time_in
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from node.actions import Actor
     from node.api.sharing_models import Grant
+    from node.granting import Wish
     from node.sharing_actions import Delivery, Given
 
 app = typer.Typer(help="Let somebody read records, by way of proxies, for a purpose and a time.", no_args_is_help=True)
@@ -95,7 +97,7 @@ def give(
     """
     del json_output
     from node.clock import now_ms
-    from node.granting import Wish, give_all
+    from node.granting import Wish
 
     now = now_ms()
     with connect(node) as client:
@@ -112,16 +114,15 @@ def give(
             draw=proxies,
             proxies=None if proxy is None else tuple(party_in(client, one, "proxy") for one in proxy),
         )
-        keeper = Keeper(Path(fragments).expanduser())
-        given = give_all(signer, wish, read_handover(handover), keeper.keep, timeout)
-        report(given, keeper, Names(client))
+        carry_out(signer, wish, handover, fragments, timeout)
 
 
 class Keeper:
     """Keeps sealed fragments in files until their proxies have them: they cannot be made again."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: str) -> None:
+        self._directory = Path(directory).expanduser()
+        self._newest: Path | None = None
 
     def path(self, grant_id: bytes) -> Path:
         """Return where the fragments of a grant lie."""
@@ -133,6 +134,12 @@ class Keeper:
         from node.sharing_actions import pack_fragments
 
         create_file(self.path(grant_id), pack_fragments(sealed), mode=0o600)
+        self._newest = self.path(grant_id)
+
+    def drop(self) -> None:
+        """Remove the newest, whose grant the chain has refused: nobody will ever take them."""
+        if self._newest is not None:
+            self._newest.unlink(missing_ok=True)
 
     def settle(self, given: "Given") -> str:
         """Remove what is no longer needed; returns the file's name when it is."""
@@ -153,7 +160,20 @@ def read_handover(file: str | None) -> bytes | None:
     return read_file(Path(file).expanduser(), MAX_HANDOVERS_BYTES, "hand-over")
 
 
-def report(given: "Sequence[Given]", keeper: Keeper, names: Names) -> None:
+def carry_out(signer: "Actor", wish: "Wish", handover: str | None, fragments: str, timeout_s: float) -> None:
+    """Give the grants that a wish takes, and say what was given."""
+    from node.granting import give_all
+
+    keeper = Keeper(fragments)
+    try:
+        given = give_all(signer, wish, read_handover(handover), keeper.keep, timeout_s)
+    except Rejection:
+        keeper.drop()
+        raise
+    _report(given, keeper, Names(signer.client))
+
+
+def _report(given: "Sequence[Given]", keeper: Keeper, names: Names) -> None:
     """Say what was given, and end with a code when too few proxies have their fragment."""
     files = [keeper.settle(grant) for grant in given]
     answer = [
@@ -241,7 +261,7 @@ def list_(
         names, now = Names(client), now_ms()
         rows = [
             (
-                grant.grant_id.hex()[:16],
+                grant.grant_id.hex(),
                 names(grant.patient if role != "patient" else grant.grantee),
                 "all" if grant.all_records else numbers(grant.records),
                 ", ".join(grant.purposes),

@@ -185,7 +185,8 @@ def recover(
             secret = passphrase(passphrase_file, path, f"new passphrase of {path}", confirm=True)
             write_key(path, Identity.generate(name), secret, Cost.LIGHT if light else Cost.STANDARD)
             note(f"made {path}")
-        secret = passphrase(passphrase_file, path, f"passphrase of {path}")
+        else:
+            secret = passphrase(passphrase_file, path, f"passphrase of {path}")
         ring = read_ring(path, secret)
         if not approvals:
             _ask(client, target, ring, request)

@@ -92,7 +92,7 @@ def rotate(
             adopt(path, following, secret)
             ring = following
             note(f"{path} holds {len(ring.generations)} generations of keys; make a new copy of it")
-        keeper = Keeper(Path(fragments).expanduser())
+        keeper = Keeper(fragments)
         followed = follow(Actor(client, ring), keeper.keep, timeout)
         files = [keeper.settle(grant) for grant in followed.grants]
     answer = {

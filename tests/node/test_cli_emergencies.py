@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from node.api import models
+from node.client import NodeClient
+from node.emergency_actions import emergency_of
 from tests.node.care_cli import BUNDLE, MARIA, Spchain, answer, client, node, refused, spchain
 from tests.node.care_kit import INSTITUTIONS, CareNode
 
@@ -48,7 +51,8 @@ def test_a_quorum_opens_the_records_and_the_patient_is_told_and_reviews(spchain:
     assert len(answer(spchain(*READ, "-o", "records", "--json"))["records"]) == 2
     result = spchain("audit", "--key", "maria.json", "--json")
     assert {entry["emergency"] for entry in answer(result)["entries"] if not entry["reason"]} == {0}
-    assert "wait for your review" in result.stderr
+    assert "1 emergency waits for your review" in result.stderr
+    assert "ETREAT, emergency 0" in spchain("audit", "--key", "maria.json").stdout
     (queued,) = answer(spchain("emergency", "list", "--json"))
     assert queued["patient"] == MARIA_HEX
     assert "not reviewed" in spchain("emergency", "list", "maria.json").stdout
@@ -57,7 +61,7 @@ def test_a_quorum_opens_the_records_and_the_patient_is_told_and_reviews(spchain:
     refused(spchain(*review, "h2.json", "--justified"), 3, "not_permitted")
     assert answer(spchain(*review, "maria.json", "--justified", "--json"))["verdict"] == "justified"
     assert answer(spchain("emergency", "list", "--json")) == []
-    assert spchain("audit", "--key", "maria.json").stderr.count("wait for your review") == 0
+    assert "for your review" not in spchain("audit", "--key", "maria.json").stderr
     refused(spchain(*review, "maria.json", "--unjustified"), 3, "already")
 
 
@@ -90,6 +94,30 @@ def test_only_the_grantee_opens_and_only_proxies_approve_once(spchain: Spchain, 
     refused(spchain(*APPROVE, "h3.json"), 3, "already")
     refused(spchain("emergency", "open", grant, "--reason", "stroke", "--key", "h2.json"), 3, "emergency_open")
     refused(spchain("emergency", "read", MARIA_HEX, "0", "0", "--key", "h3.json"), 3, "")
+
+
+def test_emergencies_beyond_the_first_page_are_found(
+    spchain: Spchain, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = ("emergency", "prepare", "Hospital 2", "--until", "52w", "--approvals", "1")
+    numbers: dict[str, list[int]] = {}
+    for patient, count in (("maria", 3), ("paul", 2)):
+        for number in range(count):
+            (given,) = answer(spchain(*prepare, "--key", f"{patient}.json", "--json"))
+            assert open_one(spchain, given["grant_id"])["number"] == number
+            proxy = next(
+                f"h{place}.json"
+                for place, identity in enumerate(INSTITUTIONS, 1)
+                if identity.address.hex() == given["proxies"][0]["address"]
+            )
+            assert spchain("emergency", "approve", f"{patient}.json", str(number), "--key", proxy).exit_code == 0
+            numbers.setdefault(given["patient"], []).append(number)
+    monkeypatch.setattr(models, "MAX_PAGE", 1)
+    assert [one.number for one in client.consent.emergencies(MARIA.address)] == [0, 1, 2]
+    assert [one.number for one in client.consent.emergencies(MARIA.address, 1)] == [1, 2]
+    assert emergency_of(client, MARIA.address, 2).number == 2
+    queue = [(one.patient.hex(), one.number) for one in client.consent.reviews()]
+    assert queue == [(patient, number) for patient in sorted(numbers) for number in numbers[patient]]
 
 
 def test_wrong_requests_say_what_is_wrong(spchain: Spchain, grant: str) -> None:

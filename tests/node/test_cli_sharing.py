@@ -4,11 +4,16 @@
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import Result
 
+from ledger import queries
 from ledger.errors import InvalidInput
+from node.api import models
+from node.cli.access import Names
 from node.cli.times import ahead, day, time_in
+from node.client import NodeClient
 from records.access_entries import decode_page
 from records.answers import decode_answer, encode_answer
 from tests.node.care_cli import BUNDLE, MARIA, Spchain, answer, client, give, node, refused, spchain
@@ -75,10 +80,28 @@ def test_grants_are_listed_for_patient_grantee_and_proxy(spchain: Spchain) -> No
     for who, role in (("maria.json", "patient"), ("h2.json", "grantee"), (given["proxies"][0]["address"], "proxy")):
         listed = answer(spchain("grant", "list", who, "--role", role, "--json"))
         assert [grant["grant_id"] for grant in listed] == [given["grant_id"]]
-    assert "Hospital 2" in spchain("grant", "list", "maria.json").stdout
+    listed = spchain("grant", "list", "maria.json").stdout
+    assert "Hospital 2" in listed
+    assert given["grant_id"] in listed, "whole, as all other verbs want it"
     assert "Hospital 2" in spchain("grant", "show", given["grant_id"]).stdout
     refused(spchain("grant", "list", "maria.json", "--role", "friend"), 3, "friend")
     assert spchain("grant", "list", "paul.json").stdout == "no grants\n"
+
+
+def test_the_largest_page_of_an_accounts_grants_says_that_there_is_more(
+    spchain: Spchain, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {give(spchain)["grant_id"] for _ in range(3)}
+    monkeypatch.setattr(models, "MAX_PAGE", 2)
+    monkeypatch.setattr(queries, "MAX_PAGE", 2)
+    found, start = set(), ""
+    while True:
+        page = httpx.get(f"{client.url}/v1/accounts/{H2.address.hex()}/grants?limit=2&start={start}").json()
+        found |= {grant["grant_id"] for grant in page["grants"]}
+        if page["next_start"] is None:
+            break
+        start = page["next_start"]
+    assert found == given
 
 
 # ------------------------------------------------------------------ refusals
@@ -100,7 +123,7 @@ def test_a_grant_that_begins_later_is_refused_by_name(spchain: Spchain) -> None:
 
 def test_somebody_else_cannot_read_by_a_grant(spchain: Spchain) -> None:
     given = give(spchain)
-    refused(read(spchain, given["grant_id"], "0", key="h3.json"), 3, "generations of keys")
+    refused(read(spchain, given["grant_id"], "0", key="h3.json"), 3, f"the grant lets {H2.address.hex()} read")
 
 
 def test_an_unknown_grant_is_not_found(spchain: Spchain) -> None:
@@ -134,6 +157,7 @@ def test_a_wish_that_cannot_be_is_refused_and_leaves_nothing(
 ) -> None:
     refused(spchain("grant", "give", "Hospital 2", "--key", "maria.json", *arguments), 3, text)
     assert answer(spchain("grant", "list", "maria.json", "--json")) == []
+    assert not list(tmp_path.glob("*.fragments")), "of a grant that is nowhere nobody takes fragments"
 
 
 # ------------------------------------------------------------------ proxies that are down or lie
@@ -223,6 +247,23 @@ def test_nobody_else_sees_a_patients_audit(spchain: Spchain) -> None:
 
 def test_a_patient_nobody_asked_about_has_an_empty_audit(spchain: Spchain) -> None:
     assert "nobody has asked" in spchain("audit", "--key", "paul.json").stdout
+
+
+def test_logs_that_cannot_be_read_do_not_say_that_nobody_has_asked(spchain: Spchain, node: CareNode) -> None:
+    read(spchain, give(spchain)["grant_id"], "0")
+    node.proxies.down = {identity.address for identity in INSTITUTIONS}
+    shown = spchain("audit", "--key", "maria.json")
+    assert "nobody has asked" not in shown.stdout
+    assert "cannot be read to its end" in shown.stderr
+
+
+# ------------------------------------------------------------------ names
+
+
+def test_a_name_cannot_repaint_the_terminal(client: NodeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = next(iter(client.institutions())).model_copy(update={"name": "St. Anna\x1b[2K\rMaria\u202e"})
+    monkeypatch.setattr(NodeClient, "institutions", lambda _client: iter([named]))
+    assert Names(client)(named.address) == f"St. Anna?[2K?Maria? ({named.address.hex()[:8]}…)"
 
 
 # ------------------------------------------------------------------ times
