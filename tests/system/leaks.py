@@ -2,6 +2,7 @@
 """What must never be found at a node (I9), in all the forms in which it could be there, and the search for it in raw bytes."""
 
 import base64
+import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -27,11 +28,12 @@ def words_of(bundle: Any) -> set[bytes]:  # noqa: ANN401 -- JSON of any shape
 
 
 def content_of(raw: bytes) -> set[bytes]:
-    """Return pieces of a bundle as it is, as base64, and as it is compressed before encryption: of any one the rest follows."""
+    """Return pieces of a bundle as it is and as it is compressed before encryption, each in all forms: of any one the rest follows."""
     packed = zlib.compress(raw, 6)
     pieces = {raw[:64], raw[len(raw) // 2 :][:64], raw[-64:]}
-    pieces |= {packed[:64], packed[len(packed) // 3 :][:64], packed[len(packed) // 2 :][:64], packed[-64:]}
-    return pieces | {form for piece in pieces for form in _base64(piece)}
+    # The first and last bytes belong to the frame of a stream, zlib's or gzip's.
+    pieces |= {packed[2:66], packed[len(packed) // 3 :][:64], packed[len(packed) // 2 :][:64], packed[-68:-4]}
+    return {form for piece in pieces for form in _written(piece)}
 
 
 def secrets_of(identity: Identity) -> dict[str, bytes]:
@@ -49,9 +51,23 @@ def secrets_of(identity: Identity) -> dict[str, bytes]:
 
 
 def forms_of(secret: bytes) -> set[bytes]:
-    """Return a secret as raw bytes in both orders, in hexadecimal, and in base64 wherever it begins in a longer text."""
-    shown = secret.hex()
-    return {secret, secret[::-1], shown.encode(), shown.upper().encode(), *_base64(secret)}
+    """Return a secret as bytes in both orders, each in all forms, and as the number that it is, as provers of statements take it."""
+    orders = (secret, secret[::-1])
+    numbers = {str(int.from_bytes(order, "big")).encode() for order in orders}
+    return numbers | {form for order in orders for form in _written(order)}
+
+
+def _written(piece: bytes) -> Iterator[bytes]:
+    """Yield bytes as they are and as texts hold them: hexadecimal, base64, JSON strings and lists, and what Python shows in a log."""
+    yield piece
+    yield piece.hex().encode()
+    yield piece.hex().upper().encode()
+    yield from _base64(piece)
+    yield repr(piece)[2:-1].encode()
+    yield ",".join(map(str, piece)).encode()
+    yield ", ".join(map(str, piece)).encode()
+    with suppress(UnicodeDecodeError):
+        yield json.dumps(piece.decode())[1:-1].encode()
 
 
 def _base64(piece: bytes) -> Iterator[bytes]:

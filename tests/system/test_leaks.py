@@ -2,6 +2,8 @@
 """The search for leaks finds what leaks, in every form that it claims to know."""
 
 import base64
+import gzip
+import json
 import zlib
 from pathlib import Path
 
@@ -23,6 +25,13 @@ SECRET = bytes(range(7, 39))
         SECRET.hex().upper().encode(),
         *(base64.b64encode(b"x" * before + SECRET + b"yz") for before in range(4)),
         *(base64.urlsafe_b64encode(b"\xff" * before + SECRET) for before in range(4)),
+        SECRET[::-1].hex().encode(),
+        base64.b64encode(SECRET[::-1]),
+        json.dumps({"trapdoor": str(int.from_bytes(SECRET, "big"))}).encode(),
+        str(int.from_bytes(SECRET, "little")).encode(),
+        json.dumps(list(SECRET)).encode(),
+        json.dumps(list(SECRET), separators=(",", ":")).encode(),
+        f"Identity(seed={SECRET!r})".encode(),
     ],
 )
 def test_a_secret_is_found_in_every_form(leak: bytes, tmp_path: Path) -> None:
@@ -32,7 +41,21 @@ def test_a_secret_is_found_in_every_form(leak: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "leak", [BUNDLE, zlib.compress(BUNDLE), base64.b64encode(BUNDLE), BUNDLE[:4000], BUNDLE[-500:]]
+    "leak",
+    [
+        BUNDLE,
+        zlib.compress(BUNDLE),
+        gzip.compress(BUNDLE, 6),
+        base64.b64encode(BUNDLE),
+        base64.b64encode(zlib.compress(BUNDLE)),
+        BUNDLE.hex().encode(),
+        zlib.compress(BUNDLE).hex().encode(),
+        json.dumps({"bundle": BUNDLE.decode()}).encode(),
+        repr(zlib.compress(BUNDLE)).encode(),
+        repr(BUNDLE).encode(),
+        BUNDLE[:4000],
+        BUNDLE[-500:],
+    ],
 )
 def test_a_bundle_is_found_plain_compressed_and_encoded(leak: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(1000) + leak)
