@@ -5,11 +5,12 @@ The new keys are on disk, in a file beside the old one, before the change is sen
 loses nothing, and doing it again goes on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.bodies import ChangeKeys
+from ledger.crypto.keys import address_of
 from ledger.errors import InvalidInput, NotFound, SpchainError
 from node.actions import DEFAULT_TIMEOUT_S, Actor, Committed
 from node.api import sharing_models as answers
@@ -46,7 +47,7 @@ class Followed:
     grants: tuple[Given, ...]
     """Grants for the new keys."""
     failed: tuple[tuple[bytes, str], ...]
-    """Grants that could not be renewed, and why: the grantee has left, or a proxy."""
+    """Grants that were not renewed, and why: the grantee has left, or a proxy; or a delegate gave it who may not grant any more."""
     guardians: Committed | None
     """The appointment with a backup of the new keys too; None when there are no guardians, or it failed."""
     guardians_trouble: str
@@ -65,7 +66,13 @@ def follow(actor: Actor, keep: Keep, timeout_s: float = DEFAULT_TIMEOUT_S) -> Fo
     """
     grants: list[Given] = []
     failed: list[tuple[bytes, str]] = []
-    for old in _to_renew(actor):
+    delegations = [one for one in actor.client.consent.delegations(actor.keys.identifier) if one.until_ms > now_ms()]
+    own = {address_of(entry.signing_key) for entry in actor.client.consent.keys(actor.keys.identifier)}
+    lasting, left = _to_renew(actor, own | {one.delegate for one in delegations if "grant" in one.powers})
+    for old in left:
+        giver = address_of(old.verifying_key).hex()
+        failed.append((old.grant_id, f"{giver} gave it, who may not grant any more; give it yourself, or revoke it"))
+    for old in lasting:
         try:
             grants.append(_renew(actor, old, keep, timeout_s))
         except SpchainError as error:
@@ -78,16 +85,16 @@ def follow(actor: Actor, keep: Keep, timeout_s: float = DEFAULT_TIMEOUT_S) -> Fo
         pass
     except SpchainError as error:
         trouble = str(error)
-    delegates = tuple(
-        entry.delegate
-        for entry in actor.client.consent.delegations(actor.keys.identifier)
-        if entry.powers and entry.until_ms > now_ms()
-    )
+    delegates = tuple(one.delegate for one in delegations if one.powers)
     return Followed(tuple(grants), tuple(failed), committed, trouble, delegates)
 
 
-def _to_renew(actor: Actor) -> Iterator[answers.Grant]:
-    """Yield the newest lasting grant of all records for each agreement that has none of the newest generation."""
+def _to_renew(actor: Actor, givers: AbstractSet[bytes]) -> tuple[list[answers.Grant], list[answers.Grant]]:
+    """Return a lasting grant of all records for each agreement that has none of the newest generation.
+
+    First those that the patient gave, or a delegate who may still grant. The others are left: keys are changed to shut out who is not
+    trusted any more, and what such a delegate gave must not reach new records.
+    """
     newest = actor.client.patient(actor.keys.identifier).generation
     lasting = [
         grant
@@ -95,10 +102,13 @@ def _to_renew(actor: Actor) -> Iterator[answers.Grant]:
         if grant.all_records and grant.state in _LASTING
     ]
     done = {_agreement(grant) for grant in lasting if grant.generation == newest}
-    for grant in lasting:
-        if _agreement(grant) not in done:
-            done.add(_agreement(grant))
-            yield grant
+    found: tuple[list[answers.Grant], list[answers.Grant]] = [], []
+    for is_left, chosen in enumerate(found):
+        for grant in lasting:
+            if (address_of(grant.verifying_key) not in givers) == is_left and _agreement(grant) not in done:
+                done.add(_agreement(grant))
+                chosen.append(grant)
+    return found
 
 
 def _agreement(grant: answers.Grant) -> tuple[bytes, tuple[str, ...], int, int]:

@@ -6,9 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.access import connect, passphrase
+from node.cli.access import Names, connect, passphrase
 from node.cli.grants import FragmentsOption, Keeper
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, facts, note, warn
+from node.cli.shell import (
+    JsonOption,
+    NodeOption,
+    PassphraseOption,
+    TimeoutOption,
+    emit,
+    facts,
+    moment,
+    note,
+    table,
+    warn,
+)
 
 if TYPE_CHECKING:
     from node.identity import PublicIdentity
@@ -95,6 +106,16 @@ def rotate(
         keeper = Keeper(fragments)
         followed = follow(Actor(client, ring), keeper.keep, timeout)
         files = [keeper.settle(grant) for grant in followed.grants]
+        names = Names(client)
+        rows = [
+            (
+                grant.grant_id.hex(),
+                names(grant.terms.grantee),
+                ", ".join(grant.terms.purposes),
+                moment(grant.terms.until_ms),
+            )
+            for grant in followed.grants
+        ]
     answer = {
         **described(ring.public),
         "file": str(path),
@@ -105,17 +126,21 @@ def rotate(
         "guardians_renewed": followed.guardians is not None,
         "delegates": [delegate.hex() for delegate in followed.delegates],
     }
-    emit(
-        answer,
-        lambda: facts(
+
+    def human() -> None:
+        facts(
             {
                 "identifier": ring.identifier.hex(),
                 "generation": ring.public.generation,
                 "renewed grants": len(followed.grants),
                 "backup for guardians": "renewed" if followed.guardians else "none",
             }
-        ),
-    )
+        )
+        if rows:
+            table(("GRANT", "GRANTEE", "PURPOSES", "UNTIL"), rows, "")
+            note("whom you do not know or want any more: spchain revoke GRANT, also the grant before it")
+
+    emit(answer, human)
     for grant, why in followed.failed:
         warn(f"grant {grant.hex()} has none for the new keys: {why}")
     for name in filter(None, files):

@@ -313,6 +313,33 @@ def test_after_a_change_of_keys_a_delegate_needs_new_ones_and_then_reads_all(spc
     assert len(give(spchain, "--patient", MARIA_HEX, "--handover", "new-keys", key="eva.json")) == 2
 
 
+def test_a_change_of_keys_renews_what_a_delegate_gave_while_it_may_grant_and_not_after(spchain: Spchain) -> None:
+    """Who is shut out by new keys must not read new records by a grant that it gave itself before."""
+    delegate(spchain, "--power", "grant", "--handover", "keys")
+    as_eva = ("--patient", MARIA_HEX, "--handover", "keys")
+    to_itself = give(spchain, *as_eva, grantee="eva.json", key="eva.json")["grant_id"]
+    until = ("--until", "2126-01-01")
+    for key, arguments in (("eva.json", as_eva), ("maria.json", ())):
+        both = ("grant", "give", "Hospital 2", "--key", key, *until, *arguments, "--json")
+        assert answer(spchain(*both))[0]["is_usable"]
+    assert spchain("delegate", "withdraw", "eva.json", "--key", "maria.json").exit_code == 0
+    result = spchain("key", "rotate", "maria.json")
+    assert result.exit_code == 0
+    assert "Hospital 2" in result.stdout, "who goes on to read is shown"
+    assert f"grant {to_itself} has none for the new keys: {EVA.address.hex()} gave it" in result.stderr
+    put(spchain, BUNDLE + b" ")
+    lasting = answer(spchain("grant", "list", "maria.json", "--json"))
+    renewed = [grant for grant in lasting if grant["generation"] == 1]
+    assert [grant["grantee"] for grant in renewed] == [INSTITUTIONS[1].address.hex()], "the patient's own goes on"
+    refused(spchain("read", to_itself, "2", "--key", "eva.json"), 3, "out_of_scope")
+
+
+def test_a_change_of_keys_renews_what_a_delegate_in_power_gave(spchain: Spchain) -> None:
+    delegate(spchain, "--power", "grant", "--handover", "keys")
+    give(spchain, "--patient", MARIA_HEX, "--handover", "keys", key="eva.json")
+    assert len(rotate(spchain)["grants"]) == 1
+
+
 def test_wrong_delegations_say_what_is_wrong(spchain: Spchain) -> None:
     wrong = ("delegate", "give", "eva.json", "--key", "maria.json", "--until", "1h", "--power")
     refused(spchain(*wrong, "everything"), 3, "everything")
