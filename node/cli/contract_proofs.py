@@ -9,8 +9,8 @@ from ledger.errors import InvalidInput
 from node.cli.access import actor, connect
 from node.cli.contract_requests import who_sent
 from node.cli.contract_words import ContractArgument, KeyOption, ReceiptOption, contract_in, counting, receipt_in
-from node.cli.proofs import OutputOption, WaitOption, export_claim
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, note
+from node.cli.proofs import WaitOption, export_claim
+from node.cli.shell import JsonOption, NodeOption, OutputOption, PassphraseOption, TimeoutOption, emit, note
 
 if TYPE_CHECKING:
     from node.api.contract_models import Contract

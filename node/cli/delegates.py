@@ -10,7 +10,18 @@ import typer
 from ledger.errors import InvalidInput
 from node.cli.access import Names, actor, address_in, connect, party_in
 from node.cli.grants import read_handover
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, moment, note, table
+from node.cli.shell import (
+    JsonOption,
+    NodeOption,
+    PassphraseOption,
+    PatientArgument,
+    SequenceArgument,
+    TimeoutOption,
+    emit,
+    moment,
+    note,
+    table,
+)
 from node.cli.times import HELP, ahead, time_in
 
 if TYPE_CHECKING:
@@ -111,7 +122,7 @@ def _done(
 
 @app.command("list")
 def list_(
-    patient: Annotated[str, typer.Argument(help="Address or key file of the patient.", metavar="PATIENT")],
+    patient: PatientArgument,
     node: NodeOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -139,7 +150,7 @@ def list_(
 
 @app.command()
 def read(
-    sequence: Annotated[int, typer.Argument(help="The record's sequence number.", min=0, max=2**63 - 1, metavar="SEQ")],
+    sequence: SequenceArgument,
     patient: Annotated[str, typer.Option(help="Address or key file of the patient.", metavar="PATIENT")],
     handover: Annotated[str, typer.Option(help="File with the keys that the patient has handed over.", metavar="FILE")],
     key: Annotated[str, typer.Option(help="The delegate's key file.", metavar="FILE")],

@@ -10,7 +10,6 @@ from ledger.errors import InvalidInput
 from node.cli.access import Names, actor, address_in, connect, party_in
 from node.cli.grants import (
     FragmentsOption,
-    GrantArgument,
     HandoverOption,
     PatientOption,
     ProxiesOption,
@@ -20,7 +19,18 @@ from node.cli.grants import (
     grant_in,
 )
 from node.cli.sharing import OutputOption, ReaderKeyOption, SequencesArgument, read_by
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, moment, note, table
+from node.cli.shell import (
+    GrantArgument,
+    JsonOption,
+    NodeOption,
+    PassphraseOption,
+    PatientArgument,
+    TimeoutOption,
+    emit,
+    moment,
+    note,
+    table,
+)
 from node.cli.times import HELP, ahead, time_in
 
 if TYPE_CHECKING:
@@ -35,7 +45,6 @@ app = typer.Typer(
 
 _MARGIN_MS = 60_000
 """An emergency ends this much before the network's limit by default: the chain's time may lie behind the clock."""
-PatientArgument = Annotated[str, typer.Argument(help="Address or key file of the patient.", metavar="PATIENT")]
 NumberArgument = Annotated[
     int, typer.Argument(help="Which of the patient's emergencies.", min=0, max=2**63 - 1, metavar="NUMBER")
 ]

@@ -10,6 +10,7 @@ from ledger.errors import InvalidInput, Rejection
 from node.cli.access import Names, actor, address_in, connect, digest_in, party_in
 from node.cli.shell import (
     ExitCode,
+    GrantArgument,
     JsonOption,
     NodeOption,
     PassphraseOption,
@@ -44,7 +45,6 @@ HandoverOption = Annotated[
 PurposeOption = Annotated[
     list[str], typer.Option(help="Purpose of use, a code of HL7's v3-PurposeOfUse as TREAT; may be repeated.")
 ]
-GrantArgument = Annotated[str, typer.Argument(help="Identifier of the grant.", metavar="GRANT")]
 ThresholdOption = Annotated[int, typer.Option(help="How many proxies must re-encrypt.", min=2, max=16)]
 ProxiesOption = Annotated[int, typer.Option(help="How many proxies to draw.", min=2, max=16)]
 ProxyOption = Annotated[

@@ -9,7 +9,19 @@ import typer
 from ledger.errors import InvalidInput
 from node.cli.access import Names, actor, address_in, connect, open_ring, party_in, passphrase
 from node.cli.labels import YesOption, confirm
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, facts, note, table, warn
+from node.cli.shell import (
+    JsonOption,
+    NodeOption,
+    OutputOption,
+    PassphraseOption,
+    PatientArgument,
+    TimeoutOption,
+    emit,
+    facts,
+    note,
+    table,
+    warn,
+)
 
 if TYPE_CHECKING:
     from node.client import NodeClient
@@ -62,7 +74,7 @@ def appoint(
 
 @app.command()
 def show(
-    patient: Annotated[str, typer.Argument(help="Address or key file of the patient.", metavar="PATIENT")],
+    patient: PatientArgument,
     key: Annotated[
         str | None,
         typer.Option(help="As a guardian: check with this key file that your share is there.", metavar="FILE"),
@@ -105,7 +117,7 @@ def show(
 def approve(
     request: Annotated[str, typer.Argument(help="File that spchain guardian recover has written.", metavar="FILE")],
     key: Annotated[str, typer.Option(help="The guardian's key file.", metavar="FILE")],
-    output: Annotated[str, typer.Option("--output", "-o", help="File to write.", metavar="FILE")],
+    output: OutputOption,
     yes: YesOption = False,
     passphrase_file: PassphraseOption = None,
     node: NodeOption = None,

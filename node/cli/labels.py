@@ -10,7 +10,20 @@ import typer
 from ledger.errors import InvalidInput
 from node.cli.access import Names, actor, address_in, connect
 from node.cli.grants import HandoverOption, read_handover
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, facts, moment, note, table
+from node.cli.shell import (
+    JsonOption,
+    NodeOption,
+    OutputOption,
+    PassphraseOption,
+    PatientOption,
+    SequenceArgument,
+    TimeoutOption,
+    emit,
+    facts,
+    moment,
+    note,
+    table,
+)
 
 if TYPE_CHECKING:
     from records.labelling import LabelRequest
@@ -19,11 +32,6 @@ app = typer.Typer(
     help="Mark a record as wrong or amended, with the patient's permission; no hash changes.", no_args_is_help=True
 )
 
-SequenceArgument = Annotated[
-    int, typer.Argument(help="The record's sequence number.", min=0, max=2**63 - 1, metavar="SEQ")
-]
-PatientOption = Annotated[str, typer.Option(help="Address or key file of the patient.", metavar="PATIENT")]
-OutputOption = Annotated[str, typer.Option("--output", "-o", help="File to write.", metavar="FILE")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts.")]
 
 

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.access import address_in, connect, digest_in
-from node.cli.shell import JsonOption, NodeOption, emit, facts, note, printable
+from node.cli.shell import (
+    GrantArgument,
+    JsonOption,
+    NodeOption,
+    OutputOption,
+    PatientOption,
+    SequenceArgument,
+    emit,
+    facts,
+    note,
+    printable,
+)
 
 if TYPE_CHECKING:
     from node.client import NodeClient
@@ -20,8 +31,6 @@ export_app = typer.Typer(
 )
 app.add_typer(export_app, name="export")
 
-PatientOption = Annotated[str, typer.Option(help="Address or key file of the patient.", metavar="PATIENT")]
-OutputOption = Annotated[str, typer.Option("--output", "-o", help="File to write.", metavar="FILE")]
 WaitOption = Annotated[
     float,
     typer.Option(
@@ -30,10 +39,6 @@ WaitOption = Annotated[
         max=86_400.0,
     ),
 ]
-SequenceArgument = Annotated[
-    int, typer.Argument(help="The record's sequence number.", min=0, max=2**63 - 1, metavar="SEQ")
-]
-GrantArgument = Annotated[str, typer.Argument(help="Identifier of the grant.", metavar="GRANT")]
 
 
 def add_to(root: typer.Typer) -> None:

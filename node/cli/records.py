@@ -11,7 +11,18 @@ import typer
 
 from ledger.errors import InvalidInput
 from node.cli.access import actor, address_in, connect, digest_in, open_ring
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, moment, note, table
+from node.cli.shell import (
+    JsonOption,
+    NodeOption,
+    PassphraseOption,
+    PatientOption,
+    SequenceArgument,
+    TimeoutOption,
+    emit,
+    moment,
+    note,
+    table,
+)
 
 if TYPE_CHECKING:
     from node.api.models import Record
@@ -44,7 +55,7 @@ def _progress(length: int, label: str) -> Iterator[_Bar]:
 @app.command()
 def put(
     files: Annotated[list[str], typer.Argument(help="FHIR R4 bundles, .json or .json.gz.", metavar="FILE")],
-    patient: Annotated[str, typer.Option(help="Address or key file of the patient.", metavar="PATIENT")],
+    patient: PatientOption,
     key: Annotated[str, typer.Option(help="Key file of the writing institution.", metavar="FILE")],
     status: Annotated[str, typer.Option(help="final or preliminary.")] = "final",
     passphrase_file: PassphraseOption = None,
@@ -94,7 +105,7 @@ def put(
 
 @app.command()
 def get(
-    sequence: Annotated[int, typer.Argument(help="The record's sequence number.", min=0, max=2**63 - 1, metavar="SEQ")],
+    sequence: SequenceArgument,
     patient: Annotated[str, typer.Option(help="The patient's key file: only it can decrypt.", metavar="KEYFILE")],
     output: Annotated[str | None, typer.Option("--output", "-o", help="File to write; else standard output.")] = None,
     passphrase_file: PassphraseOption = None,
@@ -124,7 +135,7 @@ def get(
 
 @app.command("list")
 def list_(
-    patient: Annotated[str, typer.Option(help="Address or key file of the patient.", metavar="PATIENT")],
+    patient: PatientOption,
     check: Annotated[
         bool, typer.Option("--check", help="Check that the node hides, reorders and changes none of them.")
     ] = False,

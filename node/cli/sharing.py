@@ -9,8 +9,8 @@ import typer
 
 from ledger.errors import InvalidInput
 from node.cli.access import Names, actor, connect
-from node.cli.grants import GrantArgument, grant_in
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, emit, note, table
+from node.cli.grants import grant_in
+from node.cli.shell import GrantArgument, JsonOption, NodeOption, PassphraseOption, emit, note, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

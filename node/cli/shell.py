@@ -74,6 +74,13 @@ PassphraseOption = Annotated[
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", help="How long to wait for the commit, in seconds.", min=0.0)
 ]
+OutputOption = Annotated[str, typer.Option("--output", "-o", help="File to write.", metavar="FILE")]
+PatientOption = Annotated[str, typer.Option(help="Address or key file of the patient.", metavar="PATIENT")]
+PatientArgument = Annotated[str, typer.Argument(help="Address or key file of the patient.", metavar="PATIENT")]
+SequenceArgument = Annotated[
+    int, typer.Argument(help="The record's sequence number.", min=0, max=2**63 - 1, metavar="SEQ")
+]
+GrantArgument = Annotated[str, typer.Argument(help="Identifier of the grant.", metavar="GRANT")]
 
 
 class Group(TyperGroup):
