@@ -15,15 +15,16 @@ from ledger.blocks import SignedKeyblock, keyblock_hash
 from ledger.codec import decode, encode
 from ledger.errors import InvalidInput, NotFound, SpchainError
 from ledger.patients import PatientMicroblock, Record, RecordEnvelope
-from ledger.state import PATIENTS, PROGRESS
+from ledger.state import PATIENTS, PROGRESS, RECORDS, numbered_key
 from ledger.state_tree import MAX_STATE_PROOF_BYTES, StateProof
 from node.api import models, proof_models
 from node.client import NodeClient
 from node.http_client import ApiError
+from node.record_checks import check_record
 from records.access_entries import AccessPage, is_own_read
 from records.claims import MAX_ACCESS_ENTRIES, AccessClaim, Claim, EvidenceRefused, Fault
 from records.evidence import Findings, StateEntry, check_entry, gather
-from records.history import check_history
+from records.history import HistoryRefused, check_history
 
 MAX_KEYBLOCK_BYTES = 1024
 """A signed keyblock takes about 420 bytes."""
@@ -134,27 +135,38 @@ def access_claim(grant: bytes, pages: Iterable[AccessPage]) -> AccessClaim:
 
 
 class CheckedHistory(msgspec.Struct, frozen=True):
-    """A patient's records as a node lists them, after `check_history`."""
+    """A patient's records as a node lists them, after `checked_history`."""
 
     records: tuple[models.Record, ...]
     """All that the node lists."""
     proved: int
-    """How many of them, from the first on, are proved to be complete; the others only follow each other."""
+    """How many of them, from the first on, are proved to be complete and as they are shown; the others only follow each other."""
     keyblock_hash: bytes
     """Hash of the keyblock that proves it."""
 
 
 def checked_history(client: NodeClient, patient: bytes, trusted_hash: bytes | None = None) -> CheckedHistory:
-    """Return a patient's records after checking that the node hides, reorders and changes none.
+    """Return a patient's records after checking that the node hides, reorders and changes none, nor what they were labelled.
 
-    `trusted_hash` is that of the newest pinned keyblock, from a source other than the node; without it the node's own is taken.
+    Labels that are younger than the keyblock are checked by their permissions and proof. `trusted_hash` is that of the newest pinned
+    keyblock, from a source other than the node; without it the node's own is taken.
 
     Raises:
         HistoryRefused: the node does.
         NotFound: there is no keyblock that knows the patient yet.
         InvalidInput: the node's newest keyblock is another one.
     """
-    state = _at(client, trusted_hash)
+    changes = 0
+    while True:
+        try:
+            return _history_at(client, patient, _at(client, trusted_hash))
+        except KeyblockChanged:
+            changes += 1
+            if changes == _ATTEMPTS:
+                raise
+
+
+def _history_at(client: NodeClient, patient: bytes, state: ProvedState) -> CheckedHistory:
     (entry,) = state.fetch([PATIENTS.prefix + patient])
     if entry.value is None:
         raise NotFound(
@@ -162,7 +174,30 @@ def checked_history(client: NodeClient, patient: bytes, trusted_hash: bytes | No
         )
     records = tuple(client.records(patient))
     proved = check_history(PATIENTS.decode(entry.value), [_record_of(record) for record in records])
+    entries = state.fetch([RECORDS.prefix + numbered_key(patient, place) for place in range(proved)])
+    for shown, known in zip(records, entries, strict=False):
+        _check_shown(client, shown, known.value)
+    for shown in records[proved:]:
+        check_record(client, shown)
     return CheckedHistory(records, proved, state.keyblock_hash)
+
+
+def _check_shown(client: NodeClient, shown: models.Record, proved: bytes | None) -> None:
+    """Check that a record is shown as the state has it, or with labels that came since. Raises `HistoryRefused`, `InvalidInput`."""
+    record, known = _record_of(shown), None if proved is None else RECORDS.decode(proved)
+    if record == known:
+        return
+    if known is None or record.label_count <= known.label_count or _unlabelled(record) != _unlabelled(known):
+        raise HistoryRefused(
+            f"record {shown.sequence} is not shown as the keyblock proves it: a label is hidden or made up, or the time was changed"
+        )
+    check_record(client, shown)
+
+
+def _unlabelled(record: Record) -> Record:
+    """Return a record without what labels change."""
+    envelope = msgspec.structs.replace(record.envelope, status="final", label="", replaced_by=b"")
+    return msgspec.structs.replace(record, envelope=envelope, label_count=0, may_erase=False)
 
 
 def _at(client: NodeClient, trusted_hash: bytes | None) -> ProvedState:

@@ -253,6 +253,61 @@ def test_lists_of_records_are_checked_against_a_keyblock(
             checked_history(client, PATIENT.address)
 
 
+def test_a_list_shows_labels_and_times_as_they_are(
+    network: Network, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = client.record(PATIENT.address, 1)
+    network.label(1)
+    network.settle()
+    true = list(checked_history(client, PATIENT.address).records)
+    assert [record.label_count for record in true] == [0, 1, 0, 0, 0, 0]
+    wrong = {"envelope": fresh.envelope.model_copy(update={"status": "entered-in-error"}), "label_count": 1}
+    lies: dict[str, tuple[int, models.Record]] = {
+        "a label is hidden": (1, fresh),
+        "a label is made up": (0, true[0].model_copy(update=wrong)),
+        "one more is made up": (1, true[1].model_copy(update={"label_count": 2})),
+        "the time was changed": (0, true[0].model_copy(update={"committed_timestamp_ms": 1})),
+        "leave to erase is made up": (1, true[1].model_copy(update={"may_erase": not true[1].may_erase})),
+    }
+    for place, lie in lies.values():
+        shown = [*true[:place], lie, *true[place + 1 :]]
+        monkeypatch.setattr(client, "records", lambda _patient, shown=shown: iter(shown))
+        with pytest.raises(InvalidInput):
+            checked_history(client, PATIENT.address)
+
+
+def test_a_label_that_is_younger_than_the_keyblock_is_checked_by_itself(
+    network: Network, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network.settle()
+    network.label(1)
+    checked = checked_history(client, PATIENT.address)
+    assert (checked.proved, checked.records[1].envelope.status) == (6, "entered-in-error")
+    envelope = checked.records[1].envelope.model_copy(update={"label": "something else"})
+    false = [checked.records[0], checked.records[1].model_copy(update={"envelope": envelope}), *checked.records[2:]]
+    monkeypatch.setattr(client, "records", lambda _patient: iter(false))
+    with pytest.raises(InvalidInput, match="not that of its newest label"):
+        checked_history(client, PATIENT.address)
+
+
+def test_a_list_is_checked_anew_when_a_keyblock_comes_in_between(
+    network: Network, client: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network.settle()
+    ask, asked = client.proofs, 0
+
+    def proofs(keys: Sequence[bytes]) -> proof_models.Proofs:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            network.pin()
+        return ask(keys)
+
+    monkeypatch.setattr(client, "proofs", proofs)
+    assert checked_history(client, PATIENT.address).proved == 6
+    assert asked == 6
+
+
 def test_what_a_node_says_of_a_keyblock_is_computed_here(network: Network, client: NodeClient) -> None:
     signed = network.settle()
     state = ProvedState(client)
