@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`spchain delegate`."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 from ledger.errors import InvalidInput
 from node.cli.access import Names, actor, address_in, connect, party_in
 from node.cli.grants import read_handover
+from node.cli.records import write_out
 from node.cli.shell import (
     JsonOption,
     NodeOption,
@@ -166,17 +166,10 @@ def read(
     if json_output and output is None:
         raise InvalidInput("--json prints facts about the record; name a file for its content with --output")
     from node.delegation_actions import read_for
-    from node.files import create_file
 
     raw = read_handover(handover)
     assert raw is not None, "the option is required"
     with connect(node) as client:
         signer = actor(client, key, passphrase_file)
         record, bundle = read_for(signer, address_in(patient, "patient"), sequence, raw)
-    if output is None:
-        sys.stdout.buffer.write(bundle)
-        sys.stdout.buffer.flush()
-        return
-    create_file(Path(output).expanduser(), bundle, mode=0o600)
-    note(f"wrote {len(bundle)} bytes to {output}")
-    emit({"file": output, "bundle_bytes": len(bundle), **record.model_dump(mode="json")}, lambda: None)
+    write_out(record, bundle, output)

@@ -23,9 +23,11 @@ from node.cli.shell import (
     moment,
     note,
     table,
+    warn,
 )
 
 if TYPE_CHECKING:
+    from node.api.models import Record
     from records.labelling import LabelRequest
 
 app = typer.Typer(
@@ -158,13 +160,14 @@ def permit(
 
 
 def confirm(shown: dict[str, object], question: str, *, yes: bool) -> None:
-    """Show what is about to be signed and ask, on a terminal; elsewhere `--yes` is needed."""
+    """Show what is about to be signed and ask, on a terminal; elsewhere `--yes` is needed. Raises `InvalidInput` after a no."""
     if yes:
         return
     if not sys.stdin.isatty():
         raise InvalidInput(f"{question} Nobody is there to answer: look with a terminal, or say --yes")
     facts(shown)
-    typer.confirm(question, abort=True, err=True)
+    if not typer.confirm(question, err=True):
+        raise InvalidInput("you have said no: nothing was signed or written")
 
 
 @app.command("apply")
@@ -196,6 +199,15 @@ def apply_(
         committed = apply_label(signer, raw, prover, timeout)
     answer = {"transaction_id": committed.id.hex(), "height": committed.height}
     emit(answer, lambda: typer.echo(f"labelled at height {committed.height}; no identifier and no hash has changed"))
+
+
+def warn_of_label(record: "Record") -> None:
+    """Tell whoever reads a labelled record that it is one."""
+    if record.label_count:
+        place = f"{record.sequence} --patient {record.patient.hex()}"
+        warn(
+            f"record {record.sequence} is {record.envelope.status}: {record.envelope.label}; spchain label history {place}"
+        )
 
 
 @app.command()

@@ -11,6 +11,7 @@ import typer
 
 from ledger.errors import InvalidInput
 from node.cli.access import actor, address_in, connect, digest_in, open_ring
+from node.cli.labels import warn_of_label
 from node.cli.shell import (
     JsonOption,
     NodeOption,
@@ -119,18 +120,25 @@ def get(
     if json_output and output is None:
         raise InvalidInput("--json prints facts about the record; name a file for its content with --output")
     from node.actions import read_record
-    from node.files import create_file
 
     with connect(node) as client:
         record, bundle = read_record(client, open_ring(patient, passphrase_file), sequence)
+    write_out(record, bundle, output)
+
+
+def write_out(record: "Record", bundle: bytes, output: str | None) -> None:
+    """Write a record that was decrypted to a file, or to standard output."""
+    from node.files import create_file
+
     if output is None:
         sys.stdout.buffer.write(bundle)
         sys.stdout.buffer.flush()
-        return
-    # Plaintext of a medical record: for its owner only.
-    create_file(Path(output).expanduser(), bundle, mode=0o600)
-    note(f"wrote {len(bundle)} bytes to {output}")
-    emit({"file": output, "bundle_bytes": len(bundle), **record.model_dump(mode="json")}, lambda: None)
+    else:
+        # Plaintext of a medical record: for its owner only.
+        create_file(Path(output).expanduser(), bundle, mode=0o600)
+        note(f"wrote {len(bundle)} bytes to {output}")
+        emit({"file": output, "bundle_bytes": len(bundle), **record.model_dump(mode="json")}, lambda: None)
+    warn_of_label(record)
 
 
 @app.command("list")

@@ -10,6 +10,7 @@ import typer
 from ledger.errors import InvalidInput
 from node.cli.access import Names, actor, connect
 from node.cli.grants import grant_in
+from node.cli.labels import warn_of_label
 from node.cli.shell import GrantArgument, JsonOption, NodeOption, PassphraseOption, emit, note, table
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def read_by(
     wanted = list(sequences) if sequences else _covered(reader, grant_id)
     if output is None and (wants_json or len(wanted) > 1):
         raise InvalidInput(f"{len(wanted)} records and no place for them: name a directory with --output")
+    paths = None if output is None else _free_paths(reader, grant_id, wanted, Path(output).expanduser())
     try:
         reading = read_shared(reader, grant_id, wanted, purpose, emergency)
     except NotShared as error:
@@ -78,12 +80,14 @@ def read_by(
             _show_outcomes(error.details, names)
         raise
     done = outcomes(reading.collection)
-    if output is None:
+    for shared in reading.records:
+        warn_of_label(shared.record)
+    if paths is None:
         sys.stdout.buffer.write(reading.records[0].bundle)
         sys.stdout.buffer.flush()
         _show_outcomes(done, names)
         return
-    files = _write(reading, Path(output).expanduser())
+    files = _write(reading, paths)
     answer = {
         "grant_id": grant_id.hex(),
         "records": [
@@ -115,16 +119,25 @@ def _covered(reader: "Actor", grant_id: bytes) -> list[int]:
     return covered
 
 
-def _write(reading: "Reading", directory: Path) -> list[Path]:
+def _free_paths(reader: "Actor", grant_id: bytes, sequences: "Sequence[int]", directory: Path) -> dict[int, Path]:
+    """Return where records will be written. Nothing is asked of proxies, and noted as an access, when a file is in the way."""
+    patient = reader.client.consent.grant(grant_id).patient.hex()
+    paths = {sequence: directory / f"{patient[:8]}-{sequence}.json" for sequence in sequences}
+    for path in paths.values():
+        if path.exists():
+            raise InvalidInput(
+                f"{path} exists already and is not overwritten; choose another directory or move it away"
+            )
+    return paths
+
+
+def _write(reading: "Reading", paths: dict[int, Path]) -> list[Path]:
     from node.files import create_file
 
-    files = []
     for shared in reading.records:
-        path = directory / f"{shared.record.patient.hex()[:8]}-{shared.record.sequence}.json"
         # Plaintext of a medical record: for its reader only.
-        create_file(path, shared.bundle, mode=0o600)
-        files.append(path)
-    return files
+        create_file(paths[shared.record.sequence], shared.bundle, mode=0o600)
+    return [paths[shared.record.sequence] for shared in reading.records]
 
 
 def _show_outcomes(done: "Sequence[dict[str, str]]", names: Names) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`spchain label`: asked, permitted, applied; one permission for one label once, and what a node shows of it is checked."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from ledger.errors import InvalidInput
 from node.api.sharing_models import Labels
+from node.cli.labels import confirm
 from node.client import NodeClient
 from node.consent_client import ConsentClient
 from node.record_checks import check_record
@@ -51,9 +53,15 @@ def test_a_record_is_labelled_and_stays_the_same_record(spchain: Spchain) -> Non
     for text in ("wrong-patient", "Hospital 1", "record 1", "no institution has confirmed"):
         assert text in shown
     # The labelled record is still checked and read, by its patient and by whom it was shared with.
-    assert spchain("record", "get", "0", "--patient", "maria.json").stdout_bytes == BUNDLE
     given = give(spchain)
-    assert spchain("read", given["grant_id"], "0", "--key", "h2.json").stdout_bytes == BUNDLE
+    for reading in (
+        ("record", "get", "0", "--patient", "maria.json"),
+        ("read", given["grant_id"], "0", "--key", "h2.json"),
+    ):
+        result = spchain(*reading)
+        assert result.stdout_bytes == BUNDLE
+        assert "warning: record 0 is entered-in-error: wrong-patient" in result.stderr
+    assert "warning" not in spchain("record", "get", "1", "--patient", "maria.json").stderr
     exported = answer(spchain("audit", "--key", "maria.json", "--fhir", "fhir", "--json"))["files"]
     provenance = next(json.loads(Path(file).read_bytes()) for file in exported if "Provenance" in file)
     assert provenance["reason"] == [{"text": "wrong-patient"}]
@@ -96,6 +104,23 @@ def test_nobody_signs_unseen_in_a_script(spchain: Spchain) -> None:
     ask(spchain)
     refused(spchain("label", "permit", "request.label", "--key", "maria.json", "-o", "x"), 3, "--yes")
     assert not Path("x").exists()
+
+
+class Terminal(io.StringIO):
+    """Somebody who sits there and answers."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_no_on_a_terminal_is_an_answer_and_no_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, says_yes in (("n\n", False), ("\n", False), ("y\n", True)):
+        monkeypatch.setattr("sys.stdin", Terminal(text))
+        if says_yes:
+            confirm({"record": "0"}, "permit this label?", yes=False)
+        else:
+            with pytest.raises(InvalidInput, match="nothing was signed"):
+                confirm({"record": "0"}, "permit this label?", yes=False)
 
 
 @pytest.mark.parametrize("position", [0, 40, -1])

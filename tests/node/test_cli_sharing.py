@@ -69,6 +69,15 @@ def test_without_sequence_numbers_all_that_is_granted_is_read(spchain: Spchain) 
     refused(spchain("read", given["grant_id"], "--key", "h2.json"), 3, "--output")
 
 
+def test_a_file_in_the_way_is_told_before_anybody_is_asked(spchain: Spchain) -> None:
+    given = give(spchain)
+    answer(read(spchain, given["grant_id"], "1"))
+    before = len(answer(spchain("audit", "--key", "maria.json", "--json"))["entries"])
+    refused(read(spchain, given["grant_id"]), 3, "exists already")
+    assert len(answer(spchain("audit", "--key", "maria.json", "--json"))["entries"]) == before
+    assert len(list(Path("out").iterdir())) == 1
+
+
 def test_a_patient_can_be_the_grantee(spchain: Spchain) -> None:
     given = give(spchain, grantee="paul.json")
     assert len(answer(read(spchain, given["grant_id"], key="paul.json"))["records"]) == 2
@@ -211,7 +220,7 @@ def test_one_proxy_of_three_may_be_down(spchain: Spchain, node: CareNode) -> Non
 def test_a_patient_sees_who_asked_and_who_was_refused_and_why(spchain: Spchain, tmp_path: Path) -> None:
     given = give(spchain, "--record", "0")
     read(spchain, given["grant_id"], "0")
-    read(spchain, given["grant_id"], "0", "--purpose", "HMARKT")
+    read(spchain, given["grant_id"], "0", "--purpose", "HMARKT", out="again")
     found = answer(spchain("audit", "--key", "maria.json", "--fhir", "fhir", "--json"))
     outcomes = {(entry["purpose"], entry["reason"]) for entry in found["entries"]}
     assert outcomes == {("TREAT", None), ("HMARKT", "wrong_purpose")}

@@ -315,12 +315,15 @@ def test_i9_no_node_ever_sees_a_record_a_patients_secret_or_enough_fragments(sto
     places = [network.directory, network.taps]
     with network.client(AUTHOR) as client:
         blob = fetch_blob(client, client.record(story.patient.address, 0))
-    # What must be there is found: the ciphertext on disks and wires, a sealed fragment at the node that passed it on and at its proxy.
-    there = found_in(places, [blob.ciphertext[200:300], b"Hospital 2", decode_sealed(story.sealed[1]).ciphertext[:64]])
+    # What must be there is found: the ciphertext on disks and wires, a sealed fragment at the node that passed it on and at its proxy,
+    # and what each node logs when it begins to serve.
+    parcel, served = decode_sealed(story.sealed[1]).ciphertext[:64], b"API is up"
+    there = found_in(places, [blob.ciphertext[200:300], b"Hospital 2", parcel, served])
+    assert [Path(path).name for path in there[served]] == ["node.log"] * len(network)
     at = {needle: {Path(path).name.split("-")[0] for path in paths} for needle, paths in there.items()}
     assert {"clear", "socket"} <= at[blob.ciphertext[200:300]]
     assert len(at[blob.ciphertext[200:300]]) > 2, "blobs lie on disks, too"
-    assert {"clear", "socket"} <= at[decode_sealed(story.sealed[1]).ciphertext[:64]]
+    assert {"clear", "socket"} <= at[parcel]
     assert len(there[b"Hospital 2"]) > 4
 
     needles: set[bytes] = set()
