@@ -23,6 +23,7 @@ from node.cli.shell import (
 
 if TYPE_CHECKING:
     from node.identity import PublicIdentity
+    from node.key_actions import Followed
 
 app = typer.Typer(help="Make, show and renew key files.", no_args_is_help=True)
 
@@ -106,41 +107,17 @@ def rotate(
         keeper = Keeper(fragments)
         followed = follow(Actor(client, ring), keeper.keep, timeout)
         files = [keeper.settle(grant) for grant in followed.grants]
-        names = Names(client)
-        rows = [
-            (
-                grant.grant_id.hex(),
-                names(grant.terms.grantee),
-                ", ".join(grant.terms.purposes),
-                moment(grant.terms.until_ms),
-            )
-            for grant in followed.grants
-        ]
-    answer = {
-        **described(ring.public),
-        "file": str(path),
-        "height": height,
-        "grants": [grant.grant_id.hex() for grant in followed.grants],
-        "fragments_files": [name for name in files if name],
-        "failed_grants": [{"grant_id": grant.hex(), "why": why} for grant, why in followed.failed],
-        "guardians_renewed": followed.guardians is not None,
-        "delegates": [delegate.hex() for delegate in followed.delegates],
-    }
-
-    def human() -> None:
-        facts(
-            {
-                "identifier": ring.identifier.hex(),
-                "generation": ring.public.generation,
-                "renewed grants": len(followed.grants),
-                "backup for guardians": "renewed" if followed.guardians else "none",
-            }
-        )
-        if rows:
-            table(("GRANT", "GRANTEE", "PURPOSES", "UNTIL"), rows, "")
-            note("whom you do not know or want any more: spchain revoke GRANT, also the grant before it")
-
-    emit(answer, human)
+        answer = {
+            **described(ring.public),
+            "file": str(path),
+            "height": height,
+            "grants": [grant.grant_id.hex() for grant in followed.grants],
+            "fragments_files": [name for name in files if name],
+            "failed_grants": [{"grant_id": grant.hex(), "why": why} for grant, why in followed.failed],
+            "guardians_renewed": followed.guardians is not None,
+            "delegates": [delegate.hex() for delegate in followed.delegates],
+        }
+        emit(answer, lambda: _show_followed(ring.public, followed, Names(client)))
     for grant, why in followed.failed:
         warn(f"grant {grant.hex()} has none for the new keys: {why}")
     for name in filter(None, files):
@@ -149,6 +126,25 @@ def rotate(
         warn(f"the guardians' backup lacks the new keys: {followed.guardians_trouble}; spchain guardian appoint")
     for delegate in followed.delegates:
         warn(f"delegate {delegate.hex()} has no new keys: spchain delegate give {delegate.hex()} … --handover FILE")
+
+
+def _show_followed(public: "PublicIdentity", followed: "Followed", names: Names) -> None:
+    facts(
+        {
+            "identifier": public.identifier.hex(),
+            "generation": public.generation,
+            "renewed grants": len(followed.grants),
+            "backup for guardians": "renewed" if followed.guardians else "none",
+        }
+    )
+    rows = [
+        (grant.grant_id.hex(), names(terms.grantee), ", ".join(terms.purposes), moment(terms.until_ms))
+        for grant in followed.grants
+        for terms in (grant.terms,)
+    ]
+    if rows:
+        table(("GRANT", "GRANTEE", "PURPOSES", "UNTIL"), rows, "")
+        note("whom you do not know or want any more: spchain revoke GRANT, also the grant before it")
 
 
 def described(public: "PublicIdentity") -> dict[str, str | int]:

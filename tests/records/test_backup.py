@@ -165,6 +165,22 @@ def test_only_the_guardian_opens_its_share_and_only_the_patient_what_was_sealed_
         open_backup(raw, [resealed(raw, 0), resealed(raw, 1)], key(98))
 
 
+def test_a_guardian_notices_a_share_that_the_backup_does_not_name() -> None:
+    """Another backup's share, sealed to the right guardian: nobody could put a key together with it."""
+    raw, other = (decode_backup(make_backup(SECRET, PATIENT, [guardian(0), guardian(1)], needed=2)) for _ in range(2))
+    own = testing.key(0).address
+    for wrong in (other, decode_backup(make_backup(SECRET, testing.key(21).address, [guardian(0), guardian(1)], 2))):
+        sealed = {share.guardian: share for share in wrong.shares}[own]
+        shares = tuple(
+            msgspec.structs.replace(share, capsule=sealed.capsule, ciphertext=sealed.ciphertext)
+            if share.guardian == own
+            else share
+            for share in raw.shares
+        )
+        with pytest.raises(InvalidInput, match="not the one that the backup names"):
+            open_share(encode(msgspec.structs.replace(raw, shares=shares)), own, key(0))
+
+
 @pytest.mark.parametrize("bit", [0, 7])
 def test_each_changed_byte_of_a_backup_shows(bit: int) -> None:
     raw = make_backup(SECRET, PATIENT, [guardian(number) for number in range(2)], needed=2)
