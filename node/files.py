@@ -30,6 +30,14 @@ def read_file(path: Path, limit_bytes: int, what: str) -> bytes:
     return data
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether a name given by the user is that of a file or directory; one that no file can have is not."""
+    try:
+        return path.exists()
+    except OSError:  # such as a name that is too long
+        return False
+
+
 def create_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a new file that is complete and on the disk when it appears; refuses to overwrite. Raises `InvalidInput`."""
     _write(path, data, mode, overwrite=False)
@@ -44,6 +52,11 @@ def _write(path: Path, data: bytes, mode: int, *, overwrite: bool) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InvalidInput(f"{path} cannot be written: {path.parent} is no directory; choose another path") from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
         # Secrets are never readable by others, not even for a moment: the mode is set at creation.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
@@ -68,6 +81,10 @@ def _write(path: Path, data: bytes, mode: int, *, overwrite: bool) -> None:
             f"{path} exists already and is not overwritten; choose another name or move it away"
         ) from error
     except OSError as error:
-        raise InvalidInput(
-            f"{path} cannot be written: {error.strerror}; check the directory, its permissions and free space"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> InvalidInput:
+    return InvalidInput(
+        f"{path} cannot be written: {error.strerror}; check the directory, its permissions and free space"
+    )

@@ -79,17 +79,20 @@ def address_in(text: str, what: str) -> bytes:
     """Return an address given as 40 hexadecimal digits or as a key file. Raises `InvalidInput`."""
     if _ADDRESS.fullmatch(text):
         return bytes.fromhex(text)
+    from node.files import is_there
     from node.keystore import read_public
 
     file = Path(text).expanduser()
-    if not file.exists():
+    if not is_there(file):
         raise InvalidInput(f"{what} {text!r} is neither an address (40 hexadecimal digits) nor a key file")
     return read_public(file).identifier
 
 
 def party_in(client: "NodeClient", text: str, what: str) -> bytes:
     """Return an address given as such, as a key file, or as the name of a registered institution. Raises `InvalidInput`."""
-    if _ADDRESS.fullmatch(text) or Path(text).expanduser().exists():
+    from node.files import is_there
+
+    if _ADDRESS.fullmatch(text) or is_there(Path(text).expanduser()):
         return address_in(text, what)
     named = [found.address for found in client.institutions() if found.name == text]
     if len(named) > 1:
@@ -106,10 +109,11 @@ def public_key_in(text: str) -> bytes:
     """Return a public key given as 66 hexadecimal digits or as a key file. Raises `InvalidInput`."""
     if _PUBLIC_KEY.fullmatch(text):
         return bytes.fromhex(text)
+    from node.files import is_there
     from node.keystore import read_public
 
     file = Path(text).expanduser()
-    if not file.exists():
+    if not is_there(file):
         raise InvalidInput(f"member {text!r} is neither a public key (66 hexadecimal digits) nor a key file")
     return read_public(file).public_key
 

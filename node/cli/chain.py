@@ -198,11 +198,11 @@ def tx_submit(
 
 def _raw(text: str) -> bytes:
     """Return a transaction given as hexadecimal or as a file of its bytes or of hexadecimal."""
-    from node.files import read_file
+    from node.files import is_there, read_file
 
     if re.fullmatch(r"(?:[0-9a-fA-F]{2})+", text):
         return bytes.fromhex(text)
-    if not Path(text).expanduser().exists():
+    if not is_there(Path(text).expanduser()):
         raise InvalidInput(f"transaction {text[:80]!r} is neither hexadecimal nor a file")
     content = read_file(Path(text).expanduser(), MAX_HEX_FILE_BYTES, "transaction file")
     stripped = content.strip()

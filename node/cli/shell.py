@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ledger.errors import NotFound, SpchainError
+from ledger.errors import InvalidInput, NotFound, SpchainError
 
 if TYPE_CHECKING:
     from typer._click.core import Context
@@ -101,6 +101,11 @@ class Group(TyperGroup):
             # The reader, such as `head`, has seen enough; nothing is to be flushed into it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(ExitCode.OK) from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            # A path of the user's: a name that is too long, a directory that may not be read, a disk that is full.
+            fail(InvalidInput(f"{error.filename}: {error.strerror}; check the path, its permissions and free space"))
 
 
 def fail(error: BaseException) -> NoReturn:
