@@ -22,7 +22,7 @@ from ledger.rules import DEVNET_PARAMETERS, Parameters
 from node.api import status_models
 from node.client import NodeClient
 from node.config import ENVIRONMENT_PREFIX
-from node.devnet_files import Manifest, NodeEntry, claim, exists, load, make, wipe
+from node.devnet_files import Manifest, NodeEntry, claim, exists, is_claimed, load, make, wipe
 from node.http_client import ApiError, NodeUnreachable
 from node.identity import Identity
 from node.keystore import passphrase_from_file, read_key
@@ -282,6 +282,18 @@ def _end(keepers: Sequence[Keeper], grace_s: float) -> int:
     return len(running)
 
 
+def discard(directory: Path, grace_s: float = GRACE_S) -> tuple[int, int]:
+    """End all nodes and miners of a devnet and delete it, also a damaged one; returns how many of both ran. Raises `InvalidInput`."""
+    directory = directory.expanduser().resolve()
+    ended = {"node": 0, "miner": 0}
+    # By their pid files: `devnet.json` may be what is damaged. In somebody else's directory nothing is ended.
+    for which in ("miner", "node") if is_claimed(directory) else ():
+        pid_files = sorted(directory.glob(f"*/{which}.pid"))
+        ended[which] = _end([Keeper(file, file.with_suffix(".log")) for file in pid_files], grace_s)
+    wipe(directory)
+    return ended["node"], ended["miner"]
+
+
 def default_directory() -> Path:
     """Return where the devnet lives when nobody says otherwise."""
     chosen = os.environ.get(DIRECTORY_VARIABLE)
@@ -292,7 +304,7 @@ def running_url(directory: Path | None = None) -> str | None:
     """Return the URL of the first running node of a devnet, or None."""
     try:
         devnet = Devnet.load(directory or default_directory())
-    except SpchainError:
+    except (SpchainError, OSError):
         return None
     return next((url for index, url in enumerate(devnet.urls) if devnet.pid(index) is not None), None)
 

@@ -81,10 +81,19 @@ def load(directory: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(read_file(path, _MAX_MANIFEST_BYTES, "devnet file"), type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"{path} is damaged ({error}); make it anew: spchain devnet up --wipe") from error
+        raise InvalidInput(f"{path} is damaged ({error}); make it anew: {_anew(directory)}") from error
     if manifest.format != _FORMAT or not manifest.nodes:
-        raise InvalidInput(f"{path} is of another release; make it anew: spchain devnet up --wipe")
+        raise InvalidInput(f"{path} is of another release; make it anew: {_anew(directory)}")
     return manifest
+
+
+def _anew(directory: Path) -> str:
+    return f"spchain devnet up --wipe --dir {directory}"
+
+
+def is_claimed(directory: Path) -> bool:
+    """Tell whether a directory is a devnet's, whole or not: then it may be deleted."""
+    return (directory / _MARKER).exists()
 
 
 def passphrase_beside(key_file: Path) -> Path | None:
@@ -97,15 +106,15 @@ def passphrase_beside(key_file: Path) -> Path | None:
 
 def claim(directory: Path) -> None:
     """Make the directory ours; one that holds something else stays as it is. Raises `InvalidInput`."""
-    if (directory / _MARKER).exists():
+    if is_claimed(directory):
         if exists(directory):
             raise InvalidInput(
                 f"there is a devnet in {directory} already; use it, or remove it: spchain devnet down --wipe"
             )
         # A start that was interrupted: no node has run here, nothing is lost.
         wipe(directory)
-    elif directory.exists() and any(directory.iterdir()):
-        raise InvalidInput(f"{directory} is not empty and no devnet; choose another directory")
+    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InvalidInput(f"{directory} is neither a devnet nor an empty directory; choose another one")
     create_file(directory / _MARKER, b"spchain devnet: may be deleted by `spchain devnet down --wipe`\n")
 
 
@@ -169,7 +178,7 @@ def wipe(directory: Path) -> None:
     directory = directory.expanduser().resolve()
     if not directory.exists():
         return
-    if not (directory / _MARKER).exists():
+    if not is_claimed(directory):
         raise InvalidInput(f"{directory} is no devnet (it has no {_MARKER}) and is not deleted; delete it yourself")
     shutil.rmtree(directory)
 

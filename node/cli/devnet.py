@@ -51,16 +51,13 @@ def up(
     Example: spchain devnet up --nodes 4 --mine
     """
     del json_output
-    from node.devnet import MINE_PERCENT, Devnet
-    from node.devnet_files import wipe as wipe_directory
+    from node.devnet import MINE_PERCENT, Devnet, discard
 
     if duty is not None and not mine:
         raise InvalidInput(f"--duty {duty} is for miners; add --mine")
     place = _directory(directory)
     if wipe:
-        if Devnet.exists(place):
-            Devnet.load(place).stop()
-        wipe_directory(place)
+        discard(place)
     if Devnet.exists(place):
         network = Devnet.load(place)
         if nodes is not None and nodes != len(network):
@@ -93,20 +90,21 @@ def down(
     Example: spchain devnet down --wipe
     """
     del json_output
-    from node.devnet import Devnet
-    from node.devnet_files import wipe as wipe_directory
+    from node.devnet import Devnet, discard
 
     place = _directory(directory)
     stopped = miners = 0
-    if Devnet.exists(place):
+    found = place.exists()
+    if wipe:
+        stopped, miners = discard(place)
+    elif Devnet.exists(place):
         network = Devnet.load(place)
         miners = network.stop_miners()
         stopped = network.stop()
-    if wipe:
-        wipe_directory(place)
     answer = {"stopped": stopped, "miners": miners, "wiped": wipe, "directory": str(place)}
     ended = counted(stopped, "node") + (f" and {counted(miners, 'miner')} stopped" if miners else " stopped")
-    emit(answer, lambda: typer.echo(ended + (f", {place} deleted" if wipe else "")))
+    told = ended + (f", {place} deleted" if wipe else "") if found else f"there is no devnet in {place}"
+    emit(answer, lambda: typer.echo(told))
 
 
 @app.command()

@@ -2,6 +2,8 @@
 """A devnet's directory, without starting nodes: made whole, loaded back, never mistaken for something else."""
 
 import json
+import os
+import signal
 import stat
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import pytest
 
 from ledger.errors import InvalidInput
 from node.config import load_config
-from node.devnet import Devnet, DevnetFailure, running_url
+from node.devnet import Devnet, DevnetFailure, discard, running_url
 from node.devnet_files import free_ports, passphrase_beside, wipe
 from node.genesis_file import read_genesis
+from node.processes import Keeper
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +68,49 @@ def test_a_second_devnet_in_the_same_place_is_refused(made: Devnet) -> None:
 
 def test_a_directory_of_something_else_is_neither_used_nor_deleted(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InvalidInput, match="not empty"):
+    with pytest.raises(InvalidInput, match="neither a devnet nor an empty directory"):
         Devnet.create(tmp_path, 1)
     with pytest.raises(InvalidInput, match="no devnet"):
         wipe(tmp_path)
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_file_is_no_directory_for_a_devnet(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InvalidInput, match="neither a devnet nor an empty directory"):
+        Devnet.create(tmp_path / "thesis.txt", 1)
+
+
+def test_a_place_that_cannot_be_looked_at_has_no_running_devnet(tmp_path: Path) -> None:
+    assert running_url(tmp_path / ("x" * 300)) is None
+
+
+def _sleeping(pid_file: Path) -> Keeper:
+    pid_file.parent.mkdir(exist_ok=True)
+    keeper = Keeper(pid_file, pid_file.with_suffix(".log"))
+    keeper.start(["sleep", "600"], {"PATH": os.environ["PATH"]}, pid_file.parent)
+    return keeper
+
+
+def test_a_devnet_with_a_damaged_manifest_is_stopped_and_deleted(tmp_path: Path) -> None:
+    devnet = Devnet.create(tmp_path / "net", 1)
+    running = [_sleeping(devnet.directory / "node-1" / f"{which}.pid") for which in ("node", "miner")]
+    (devnet.directory / "devnet.json").write_text("{")
+    assert discard(devnet.directory) == (1, 1)
+    assert not devnet.directory.exists()
+    assert [keeper.pid for keeper in running] == [None, None]
+    assert discard(devnet.directory) == (0, 0)
+
+
+def test_what_runs_in_a_directory_of_something_else_is_not_ended(tmp_path: Path) -> None:
+    other = _sleeping(tmp_path / "thesis" / "node.pid")
+    try:
+        with pytest.raises(InvalidInput, match="is no devnet"):
+            discard(tmp_path)
+        assert other.pid is not None
+    finally:
+        other.signal(signal.SIGKILL)
+        other.wait(60)
 
 
 def test_a_half_made_devnet_is_made_again(tmp_path: Path) -> None:
