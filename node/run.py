@@ -19,22 +19,23 @@ from consensus.restart import committed_head
 from consensus.safety import fresh_record
 from consensus.timing import Timing
 from contracts.shipped import MACHINES
-from ledger.errors import StoreError
-from ledger.genesis import MAX_GENESIS_BYTES, Genesis, chain_id, decode_genesis
+from ledger.errors import InvalidInput, StoreError
+from ledger.genesis import Genesis, chain_id
 from ledger.lmdb_store import open_store
 from ledger.store import Store
 from node.api.server import serve_api
 from node.batches import BatchPool
 from node.checkpoint import parse_checkpoint
 from node.clock import now_ms
-from node.config import NodeConfig
+from node.config import CONFIG_NAME, NodeConfig
 from node.driver import Driver, Ports
 from node.events import Events
-from node.files import read_file
+from node.genesis_file import read_genesis
 from node.identity import Identity
 from node.joining import Joining, JoinSettings
 from node.logs import configure_logs
 from node.mempool import Mempool
+from node.names import check_name
 from node.offchain.files import open_offchain
 from node.offchain.readiness import Readiness
 from node.peer_book import bootstrap_addresses, keep_peers, load_peers
@@ -68,7 +69,8 @@ def run_node(config: NodeConfig, identity: Identity) -> int:
     Raises `InvalidInput` or `StoreError` when it cannot start: wrong genesis, data of another network, in use, port taken.
     """
     configure_logs(config.log_level, config.log_format)
-    genesis = decode_genesis(read_file(config.genesis_file, MAX_GENESIS_BYTES, "genesis"))
+    shown_name(config, identity)
+    genesis = read_genesis(config.genesis_file)
     with ExitStack() as stack:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = open_store(config.data_dir / "chain", genesis, map_bound_bytes=config.store_limit_bytes)
@@ -81,6 +83,16 @@ def run_node(config: NodeConfig, identity: Identity) -> int:
         except ExceptionGroup as group:
             raise _innermost(group) from group
     return 0
+
+
+def shown_name(config: NodeConfig, identity: Identity) -> str:
+    """Return the node's name for people. Raises `InvalidInput` for one in an old key file that other nodes would not take."""
+    name = config.name or identity.name
+    try:
+        check_name(name)
+    except InvalidInput as error:
+        raise InvalidInput(f"{config.key_file}: {error}, or set `name` in {config.data_dir / CONFIG_NAME}") from error
+    return name
 
 
 def _innermost(error: Exception) -> Exception:
@@ -151,7 +163,7 @@ async def open_node(
     for batch in pool.restore(chain):
         mempool.track(batch.transactions)
     service = NodeService(
-        name=config.name or identity.name,
+        name=shown_name(config, identity),
         genesis=genesis,
         store=store,
         pool=pool,

@@ -185,7 +185,9 @@ def recover(
     del json_output
     from node.identity import Identity
     from node.keystore import Cost, read_ring, write_key
+    from node.names import check_name
 
+    check_name(name)
     path = Path(file).expanduser()
     with connect(node) as client:
         target = address_in(patient, "patient")

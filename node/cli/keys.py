@@ -43,7 +43,9 @@ def new(
     del json_output
     from node.identity import Identity
     from node.keystore import Cost, write_key
+    from node.names import check_name
 
+    check_name(name)
     path = Path(file).expanduser()
     secret = passphrase(passphrase_file, path, "new passphrase", confirm=True)
     identity = Identity.generate(name)

@@ -36,7 +36,9 @@ def new(
     del json_output
     from node.identity import Identity
     from node.keystore import Cost, write_key
+    from node.names import check_name
 
+    check_name(name)
     path = Path(file).expanduser()
     with connect(node) as client:
         signer = actor(client, key, passphrase_file)
