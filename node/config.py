@@ -19,9 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ledger.errors import InvalidInput
 from node.checkpoint import parse_checkpoint
 from node.files import read_file
+from node.names import MAX_NAME_CHARACTERS, check_name
 
 CONFIG_NAME = "config.toml"
 ENVIRONMENT_PREFIX = "SPCHAIN_"
+OTHER_VARIABLES = frozenset(ENVIRONMENT_PREFIX + name for name in ("PASSPHRASE", "NODE", "DEVNET", "API_TOKEN_FILE"))
+"""What the command line reads beside a node's settings."""
 MAX_CONFIG_BYTES = 64 * 1024
 """All fields with their texts take about 5 KiB."""
 _MIB = 1024 * 1024
@@ -35,7 +38,7 @@ class NodeConfig(BaseModel):
 
     data_dir: Path
     """Directory with all that the node keeps; one node at a time."""
-    name: Annotated[str, Field(max_length=64, pattern=r"^[\w .-]*$")] = ""
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)] = ""
     """Name shown to people; empty: the name in the key file."""
     genesis_file: Path = Path("genesis.msgpack")
     """The network's genesis; all its nodes have the same bytes."""
@@ -89,6 +92,15 @@ class NodeConfig(BaseModel):
     that names this institution as a writer and is operated by a registered institution; if there are several, in none."""
     store_limit_bytes: Annotated[int, Field(ge=16 * _MIB)] = 256 * _GIB
     """Size up to which the chain's database may grow, in bytes; the node stops writing, with a reason, when it is reached."""
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        try:
+            check_name(value)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+        return value
 
     @field_validator("p2p_listen", "api_listen")
     @classmethod
@@ -198,11 +210,21 @@ def load_config(
             values[field], origins[field] = _from_text(field, environment[variable]), f"environment {variable}"
     for key, given in (flags or {}).items():
         if given is not None:
-            values[key], origins[key] = given, f"flag --{key.replace('_', '-')}"
+            values[key], origins[key] = given, "command line"
     try:
         return NodeConfig.model_validate(values)
     except ValidationError as error:
         raise InvalidInput(_explain(error, values, origins, file)) from error
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return variables that look like misspelt settings, each with the one that may be meant; others are nobody's business here."""
+    known = {ENVIRONMENT_PREFIX + field.upper() for field in NodeConfig.model_fields}
+    suspects = [
+        name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known | OTHER_VARIABLES
+    ]
+    near = {name: difflib.get_close_matches(name, known, 1, cutoff=0.85) for name in sorted(suspects)}
+    return {name: found[0] for name, found in near.items() if found}
 
 
 def render_config(values: Mapping[str, object]) -> str:
@@ -231,14 +253,13 @@ def _read_toml(file: Path) -> dict[str, object]:
         raise InvalidInput(f"{file} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(
-            f"{file} is no TOML: {error}; correct that line, or make a new one with spchain init"
+            f"{file} is no TOML: {error}; correct that line (docs/reference/configuration.md has all settings)"
         ) from error
     for key in table:
         if key not in NodeConfig.model_fields:
             near = difflib.get_close_matches(key, NodeConfig.model_fields, 1)
-            remedy = (
-                f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(NodeConfig.model_fields))}"
-            )
+            known = ", ".join(sorted(set(NodeConfig.model_fields) - {"data_dir"}))
+            remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {known}"
             raise InvalidInput(f"{file}: unknown key {key!r} = {table[key]!r}; {remedy}")
     if "data_dir" in table:
         raise InvalidInput(f"{file}: data_dir is the directory of this very file; remove the key")

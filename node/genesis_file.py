@@ -109,7 +109,13 @@ def write_genesis(path: Path, genesis: Genesis) -> Path:
 
 def read_genesis(path: Path) -> Genesis:
     """Read `genesis.msgpack`. Raises `InvalidInput`."""
-    return decode_genesis(read_file(path, MAX_GENESIS_BYTES, "genesis"))
+    raw = read_file(path, MAX_GENESIS_BYTES, "genesis")
+    try:
+        return decode_genesis(raw)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"genesis {path}: {error}; get the file again from the network's operators, and compare its chain id"
+        ) from error
 
 
 def read_verifying_key(path: Path) -> bytes:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import InvalidInput
-from node.config import NodeConfig, is_loopback, load_config, render_config, split_listen
+from node.config import NodeConfig, is_loopback, load_config, render_config, split_listen, unknown_variables
 
 
 def configured(directory: Path, text: str) -> NodeConfig:
@@ -32,6 +32,17 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
     environment = {"SPCHAIN_TIMEOUT_MS": "300", "SPCHAIN_HEARTBEAT_MS": "300", "SPCHAIN_NODE": "http://elsewhere"}
     config = load_config(tmp_path, environment, {"timeout_ms": 400, "heartbeat_ms": None})
     assert (config.timeout_ms, config.heartbeat_ms, config.replicas, config.p2p_max_peers) == (400, 300, 2, 50)
+
+
+def test_a_misspelt_variable_is_found_and_those_of_others_are_not() -> None:
+    others = {"SPCHAIN_NODE": "http://elsewhere", "SPCHAIN_PASSPHRASE": "x", "SPCHAIN_SHELL_PROMPT": "x", "HOME": "/"}
+    assert unknown_variables({"SPCHAIN_HEARBEAT_MS": "5", "SPCHAIN_HEARTBEAT_MS": "5", **others}) == {
+        "SPCHAIN_HEARBEAT_MS": "SPCHAIN_HEARTBEAT_MS"
+    }
+
+
+def test_a_name_of_people_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert configured(tmp_path, 'name = "St. Anna\'s (Graz)"').name == "St. Anna's (Graz)"
 
 
 def test_the_data_directory_comes_from_flag_or_environment(tmp_path: Path) -> None:
@@ -68,6 +79,7 @@ def test_environment_reads_lists_switches_and_numbers(tmp_path: Path) -> None:
         ("api_listen = '0.0.0.0:8080'", "api_token_file"),
         ("api_listen = '[::]:8080'", "api_token_file"),
         ("name = '" + "x" * 65 + "'", "at most 64"),
+        ("name = 'bell\\u0007'".replace("'", '"'), "cannot be shown"),
         ("blob_capacity_bytes = 1", "greater than or equal to"),
         ("data_dir = '/elsewhere'", "remove the key"),
         ("timeout_ms = ", "is no TOML"),
@@ -84,7 +96,7 @@ def test_a_wrong_file_is_refused_with_file_value_and_remedy(tmp_path: Path, text
 def test_a_wrong_variable_or_flag_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"environment SPCHAIN_REPLICAS: replicas = 'many'"):
         load_config(tmp_path, {"SPCHAIN_REPLICAS": "many"})
-    with pytest.raises(InvalidInput, match=r"flag --log-level: log_level = 'loud'"):
+    with pytest.raises(InvalidInput, match=r"command line: log_level = 'loud'"):
         load_config(tmp_path, {}, {"log_level": "loud"})
 
 
