@@ -4,6 +4,7 @@
 Everything secret happens here, at the caller's: signing, sealing, opening. The node sees signed transactions and encrypted blobs.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,8 @@ EXPIRY_MICROBLOCKS = 1000
 """How far ahead transactions expire: minutes under load, hours when the network idles."""
 RECORDS_AT_ONCE = 100
 """Records that are submitted together: few enough to show progress, and another author loses us at most as many."""
+MAX_INSTITUTION_NAME_CHARACTERS = 128
+"""What a registration can hold."""
 DEFAULT_TIMEOUT_S = 60.0
 NONCE_ATTEMPTS = 4
 """Tries of one transaction whose nonce somebody else has taken with the same key; an operator's node takes one a second."""
@@ -135,7 +138,14 @@ class Actor:
                     raise
 
     def register_institution(self, name: str, country: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Committed:
-        """Register the own, accredited account as an institution."""
+        """Register the own, accredited account as an institution. Raises `InvalidInput` for a name or country that no chain takes."""
+        if not 1 <= len(name) <= MAX_INSTITUTION_NAME_CHARACTERS or not name.isprintable():
+            limit = MAX_INSTITUTION_NAME_CHARACTERS
+            raise InvalidInput(
+                f"name {name[:limit]!r}: an institution's name has 1 to {limit} characters that can be shown"
+            )
+        if re.fullmatch(r"[A-Z]{2}", country) is None:
+            raise InvalidInput(f"country {country!r}: give two capital letters (ISO 3166-1 alpha-2), as AT for Austria")
         body = RegisterInstitution(name, country, self.identity.public.reencryption_key)
         return self.commit(body, timeout_s)
 

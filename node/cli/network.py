@@ -3,6 +3,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,8 +63,8 @@ def init(
     announce: Annotated[
         list[str] | None, typer.Option(help="Multiaddress that others shall dial; may be repeated.", metavar="ADDRESS")
     ] = None,
-    p2p_listen: Annotated[str | None, typer.Option(help="Address and port for other nodes.")] = None,
-    api_listen: Annotated[str | None, typer.Option(help="Address and port of the HTTP API.")] = None,
+    p2p_listen: Annotated[str | None, typer.Option(help="Address and port for other nodes.", metavar="IP:PORT")] = None,
+    api_listen: Annotated[str | None, typer.Option(help="Address and port of the HTTP API.", metavar="IP:PORT")] = None,
     passphrase_file: PassphraseOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -104,10 +105,12 @@ def init(
     load_config(directory, {}, values)
     rules = _rules(profile)
     proofs_key = b"" if read is not None else _proofs_key(verifying_key, rules)
-    public = _place_key(directory / "key.json", key, name, passphrase_file)
+    others = [public_key_in(member) for member in members or ()]
+    public, place_key = _key(directory / "key.json", key, name, passphrase_file)
     if read is None:
-        keys = list(dict.fromkeys([public.public_key, *(public_key_in(member) for member in members or ())]))
+        keys = list(dict.fromkeys([public.public_key, *others]))
         read = make_genesis(network or "", keys, time.time_ns() // 10**6, parameters=rules, verifying_key=proofs_key)
+    place_key()
     write_genesis(directory / "genesis.msgpack", read)
     create_file(directory / CONFIG_NAME, render_config(values).encode())
     note(f"prepared {directory}; start the node: spchain node run --data-dir {directory}")
@@ -123,19 +126,21 @@ def init(
     emit(shown, lambda: facts(shown))
 
 
-def _place_key(target: Path, key: str | None, name: str, passphrase_file: str | None) -> "PublicIdentity":
-    """Copy a key file, or make a new one; return whose it is."""
+def _key(
+    target: Path, key: str | None, name: str, passphrase_file: str | None
+) -> "tuple[PublicIdentity, Callable[[], None]]":
+    """Return whose key the node will have, one made before or a new one, and what writes it to its place when all else is right."""
     from node.files import create_file, read_file
     from node.identity import Identity
     from node.keystore import MAX_KEY_FILE_BYTES, read_public, write_key
 
     if key is not None:
         public = read_public(Path(key).expanduser())
-        create_file(target, read_file(Path(key).expanduser(), MAX_KEY_FILE_BYTES, "key file"), mode=0o600)
-        return public
+        content = read_file(Path(key).expanduser(), MAX_KEY_FILE_BYTES, "key file")
+        return public, lambda: create_file(target, content, mode=0o600)
     identity = Identity.generate(name)
-    write_key(target, identity, passphrase(passphrase_file, target, "new passphrase", confirm=True))
-    return identity.public
+    secret = passphrase(passphrase_file, target, "new passphrase", confirm=True)
+    return identity.public, lambda: write_key(target, identity, secret)
 
 
 def _rules(profile: str) -> "Parameters":

@@ -233,11 +233,28 @@ def test_a_huge_bundle_is_refused_before_it_is_read(home: Path) -> None:
             3,
             "'Not Allowed'",
         ),
-        (("genesis", "show", "hospital.json"), 3, "Genesis"),
+        (("genesis", "show", "hospital.json"), 3, "genesis hospital.json: Genesis"),
+        (("patient", "show", "a" * 300), 3, "neither an address"),
+        (("tx", "submit", "a" * 301), 3, "neither hexadecimal nor a file"),
+        (("devnet", "status", "--dir", "a" * 300), 3, "too long; check the path"),
+        (("devnet", "up", "--dir", "hospital.json"), 3, "empty directory"),
+        (("key", "new", "hospital.json/other.json"), 3, "hospital.json is no directory"),
+        (("key", "new", "long.json", "--name", "x" * 65), 3, "at most 64"),
+        (("patient", "new", "long.json", "--key", "hospital.json", "--name", "bell\a"), 3, "cannot be shown"),
+        (
+            ("institution", "register", "--key", "hospital.json", "--name", "", "--country", "AT"),
+            3,
+            "1 to 128 characters",
+        ),
+        (
+            ("institution", "register", "--key", "hospital.json", "--name", "St. Anna", "--country", "Austria"),
+            3,
+            "two capital letters",
+        ),
         (("node", "run", "--data-dir", "empty"), 3, "spchain init"),
         (("node", "run", "--data-dir", "empty", "--set", "replicas"), 3, "KEY=VALUE"),
         (("node", "run", "--data-dir", "empty", "--set", "replicas=x"), 3, "replicas"),
-        (("node", "run", "--data-dir", "empty", "--set", "nonsense=1"), 3, "nonsense"),
+        (("node", "run", "--data-dir", "empty", "--set", "nonsense=1"), 3, "command line: unknown key 'nonsense'"),
         (("node", "run", "--data-dir", "empty", "--api-listen", "0.0.0.0:80"), 3, "api_token_file"),
     ],
 )
@@ -412,6 +429,36 @@ def test_init_with_a_wrong_setting_writes_nothing(home: Path) -> None:
         "api_token_file",
     )
     assert not (home / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--network", "Not Allowed"), ("--network", "ward", "--member", "nobody"), ("--genesis", "visit.json")],
+    ids=["network", "member", "genesis"],
+)
+def test_init_with_a_wrong_network_writes_nothing_and_can_be_repeated(home: Path, wrong: tuple[str, ...]) -> None:
+    (home / "visit.json").write_bytes(BUNDLE_BYTES)
+    start = ("init", "--data-dir", "data", "--profile", "devnet", "--key", "hospital.json")
+    refused(offline(*start, *wrong), 3)
+    assert not (home / "data").exists()
+    assert offline(*start, "--network", "ward").exit_code == 0
+
+
+def test_a_passphrase_file_on_the_command_line_is_seen_from_where_the_user_is(home: Path) -> None:
+    founding = ("--network", "ward", "--profile", "devnet", "--key", "hospital.json")
+    assert offline("init", "--data-dir", "data", *founding).exit_code == 0
+    (home / "wrong").write_text("swordfish\n")
+    refused(offline("node", "run", "--data-dir", "data", "--passphrase-file", "wrong"), 3, "wrong passphrase")
+
+
+def test_a_misspelt_variable_is_warned_of(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPCHAIN_HEARBEAT_MS", "5000")
+    refused(offline("node", "run", "--data-dir", "empty"), 3, "did you mean SPCHAIN_HEARTBEAT_MS?")
+
+
+def test_stopping_a_devnet_that_is_not_there_says_so(home: Path) -> None:
+    result = offline("devnet", "down", "--wipe")
+    assert (result.exit_code, result.stdout) == (0, f"there is no devnet in {home / 'no-devnet'}\n")
 
 
 # ------------------------------------------------------------------ help
