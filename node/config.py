@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ledger.errors import InvalidInput
 from node.checkpoint import parse_checkpoint
 from node.files import read_file
-from node.names import MAX_NAME_CHARACTERS, check_name
+from node.names import check_name
 
 CONFIG_NAME = "config.toml"
 ENVIRONMENT_PREFIX = "SPCHAIN_"
@@ -38,8 +38,8 @@ class NodeConfig(BaseModel):
 
     data_dir: Path
     """Directory with all that the node keeps; one node at a time."""
-    name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)] = ""
-    """Name shown to people; empty: the name in the key file."""
+    name: str = ""
+    """Name shown to people, of at most 64 characters; empty: the name in the key file."""
     genesis_file: Path = Path("genesis.msgpack")
     """The network's genesis; all its nodes have the same bytes."""
     key_file: Path = Path("key.json")

@@ -11,7 +11,6 @@ from ledger.codec import Digest, PublicKeyBytes, SignatureBytes, Uint, Wire, dec
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.crypto.keys import PrivateKey, address_of, verify
 from ledger.errors import InvalidInput
-from node.names import MAX_NAME_CHARACTERS
 
 TOPIC_BATCHES = "spchain/batches/1"
 """Gossip: encoded batches of signed transactions."""
@@ -68,7 +67,7 @@ class NodeStatement(Wire, frozen=True):
 
     version: Annotated[int, msgspec.Meta(ge=1, le=255)]
     """Version of this statement."""
-    name: Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARACTERS)]
+    name: Annotated[str, msgspec.Meta(max_length=64)]
     """Name for people; claimed, not proved."""
     public_key: PublicKeyBytes
     """Key of the account: committee member or institution."""
