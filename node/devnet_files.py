@@ -5,12 +5,12 @@
 directory has all keys.
 """
 
+import itertools
 import secrets
 import shutil
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -27,6 +27,9 @@ from node.keystore import Cost, passphrase_from_file, write_key
 _MANIFEST = "devnet.json"
 _MARKER = ".spchain-devnet"
 _FORMAT = 1
+_FIRST_PORT = 10_000
+"""Below it lie ports of well-known services."""
+_SYSTEM_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _MAX_MANIFEST_BYTES = 256 * 1024
 
 
@@ -184,7 +187,35 @@ def wipe(directory: Path) -> None:
 
 
 def free_ports(count: int) -> Sequence[int]:
-    """Return TCP ports that are free at this moment, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(bound.getsockname()[1]) for bound in sockets]
+    """Return TCP ports that are free at this moment, all different. Raises `InvalidInput` when there are not so many.
+
+    Not those that the system would choose: from among them it may give one to any connection until the node that is to have it
+    has started, or while that node is down.
+    """
+    given_away = system_ports()
+    candidates = [port for port in range(_FIRST_PORT, 2**16) if port not in given_away]
+    # Where the system chooses from all, one of them has to do.
+    candidates = candidates or list(given_away)
+    # Two devnets that are made at the same time take different ones.
+    secrets.SystemRandom().shuffle(candidates)
+    found = list(itertools.islice(filter(_is_free, candidates), count))
+    if len(found) < count:
+        raise InvalidInput(f"only {len(found)} of {count} TCP ports are free on this machine; stop what uses them")
+    return found
+
+
+def system_ports() -> range:
+    """Return the ports that the system gives to connections that name none."""
+    try:
+        first, last = map(int, _SYSTEM_PORTS.read_text().split())
+    except (OSError, ValueError):
+        return range(32768, 61000)  # Linux's own default
+    return range(first, last + 1)
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True

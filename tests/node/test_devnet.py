@@ -4,15 +4,17 @@
 import json
 import os
 import signal
+import socket
 import stat
 from pathlib import Path
 
 import pytest
 
 from ledger.errors import InvalidInput
+from node import devnet_files
 from node.config import load_config
 from node.devnet import Devnet, DevnetFailure, discard, running_url
-from node.devnet_files import free_ports, passphrase_beside, wipe
+from node.devnet_files import free_ports, passphrase_beside, system_ports, wipe
 from node.genesis_file import read_genesis
 from node.processes import Keeper
 
@@ -140,6 +142,19 @@ def test_the_number_of_nodes_is_bounded(tmp_path: Path, count: int) -> None:
     with pytest.raises(InvalidInput, match="1 to 32"):
         Devnet.create(tmp_path / "net", count)
     assert not (tmp_path / "net").exists()
+
+
+def test_no_connection_can_take_a_port_before_the_node_has_it() -> None:
+    ports = free_ports(64)
+    assert len(set(ports)) == 64
+    assert not set(ports) & set(system_ports())
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        assert given.getsockname()[1] in system_ports()
+
+
+def test_ports_are_found_where_the_system_gives_all_of_them_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devnet_files, "system_ports", lambda: range(1024, 2**16))
+    assert len(set(free_ports(8))) == 8
 
 
 def test_api_ports_can_be_chosen(tmp_path: Path) -> None:
