@@ -24,7 +24,7 @@ from ledger.genesis import (
 )
 from ledger.miners import MinerHistory
 from ledger.rules import MAIN_PARAMETERS, REPUTATION_UNIT, Parameters
-from node.files import create_file, read_file
+from node.files import create_file, is_there, read_file
 from node.readable import readable
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -101,6 +101,12 @@ def newcomers_that_stop(genesis: Genesis) -> int | None:
 def write_genesis(path: Path, genesis: Genesis) -> Path:
     """Write a genesis and its readable twin; never overwrites; returns the twin's path. Raises `InvalidInput`."""
     twin = path.with_suffix(".json")
+    if twin == path:
+        raise InvalidInput(
+            f"{path}: a genesis is no JSON, and its readable twin has this name; call it {path.stem}.msgpack"
+        )
+    if is_there(twin):
+        raise InvalidInput(f"{twin} exists already, and the genesis' readable twin has this name; move it away")
     create_file(path, encode(genesis))
     document = {"chain_id": chain_id(genesis).hex(), **readable(genesis)}
     create_file(twin, json.dumps(document, indent=2).encode() + b"\n")

@@ -74,7 +74,9 @@ def transfer(
     recipient: Annotated[str, typer.Argument(help="Address or key file that receives.", metavar="RECIPIENT")],
     amount: Annotated[int, typer.Argument(help="Microcredits.", min=0, max=2**63 - 1, metavar="MICROCREDITS")],
     key: Annotated[str, typer.Option(help="Key file that pays.", metavar="FILE")],
-    fee: Annotated[int | None, typer.Option(help="Fee in microcredits; else the smallest.", min=0)] = None,
+    fee: Annotated[
+        int | None, typer.Option(help="Fee in microcredits; else the smallest.", min=0, max=2**63 - 1)
+    ] = None,
     passphrase_file: PassphraseOption = None,
     node: NodeOption = None,
     timeout: TimeoutOption = 60.0,

@@ -107,7 +107,8 @@ def open_(
     ],
     key: Annotated[str, typer.Option(help="Key file of the operator, as its node runs with.", metavar="FILE")],
     bond: Annotated[
-        int | None, typer.Option(help="What fraud would burn, in microcredits; else the smallest allowed.", min=0)
+        int | None,
+        typer.Option(help="What fraud would burn, in microcredits; else the smallest allowed.", min=0, max=2**63 - 1),
     ] = None,
     version: Annotated[int | None, typer.Option(help="Version of the machine; else the newest.", min=1)] = None,
     passphrase_file: PassphraseOption = None,

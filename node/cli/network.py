@@ -3,7 +3,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -167,7 +167,9 @@ def new(
     network: Annotated[str, typer.Option(help="Name: lower-case letters, digits, dashes.")],
     members: _MemberOption = None,
     output: Annotated[str, typer.Option("--output", "-o", help="File to write.", metavar="FILE")] = "genesis.msgpack",
-    balance: Annotated[int, typer.Option(help="Opening balance of each member, in microcredits.", min=0)] = 10**12,
+    balance: Annotated[
+        int, typer.Option(help="Opening balance of each member, in microcredits.", min=0, max=2**62)
+    ] = 10**12,
     accredit: Annotated[
         list[str] | None,
         typer.Option(help="Further account that may register as an institution; may be repeated.", metavar="ADDRESS"),
@@ -180,8 +182,8 @@ def new(
     external: Annotated[
         float, typer.Option(help="External reputation (Ext) of each member, 0 to 1.", min=0.001, max=1.0)
     ] = 0.25,
-    minimum_fee: Annotated[int | None, typer.Option(help="Smallest fee, in microcredits.", min=0)] = None,
-    term: Annotated[int | None, typer.Option(help="Most microblocks of one leader's term.", min=2)] = None,
+    minimum_fee: Annotated[int | None, typer.Option(help="Smallest fee, in microcredits.", min=0, max=2**62)] = None,
+    term: Annotated[int | None, typer.Option(help="Most microblocks of one leader's term.", min=2, max=2**20)] = None,
     committee: Annotated[int | None, typer.Option(help="Most members of a committee.", min=1, max=64)] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -241,6 +243,15 @@ def show(
     _show(read_genesis(Path(file).expanduser()))
 
 
+def _flat(values: Mapping[str, object], group: str = "") -> dict[str, object]:
+    """Return values by names for people; those of a group bear its name before their own."""
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        shown = f"{group} {name.replace('_', ' ')}".strip()
+        found |= _flat(value, shown) if isinstance(value, Mapping) else {shown: value}
+    return found
+
+
 def _allocation(text: str) -> tuple[bytes, int]:
     account, _, amount = text.partition("=")
     if not re.fullmatch(r"[0-9]{1,19}", amount):
@@ -269,7 +280,7 @@ def _show(genesis: "Genesis") -> None:
                     else sha256(genesis.chameleon_verifying_key).hexdigest()
                 ),
                 "minted": f"{sum(a.balance_microcredit for a in genesis.allocations)} microcredits",
-                **{name.replace("_", " "): value for name, value in readable(genesis.parameters).items()},
+                **_flat(readable(genesis.parameters)),
             }
         )
         for number, member in enumerate(genesis.committee, 1):

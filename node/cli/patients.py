@@ -18,7 +18,7 @@ def new(
     key: Annotated[str, typer.Option(help="Key file of the registering institution.", metavar="FILE")],
     name: Annotated[str, typer.Option(help="Name in the key file; never leaves it.")] = "",
     allowance: Annotated[
-        int, typer.Option(help="Credits for the patient's own fees, in microcredits.", min=0)
+        int, typer.Option(help="Credits for the patient's own fees, in microcredits.", min=0, max=2**63 - 1)
     ] = 1_000_000,
     patient_passphrase_file: Annotated[
         str | None, typer.Option(help="Opens the patient's key; else as for the institution's.", metavar="FILE")

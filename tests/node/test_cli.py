@@ -224,6 +224,9 @@ def test_a_huge_bundle_is_refused_before_it_is_read(home: Path) -> None:
         (("nonsense",), 2, "nonsense"),
         (("status", "--nonsense"), 2, "--nonsense"),
         (("transfer", "hospital.json", "many", "--key", "hospital.json"), 2, "MICROCREDITS"),
+        (("transfer", "hospital.json", "1", "--key", "hospital.json", "--fee", "9" * 20), 2, "--fee"),
+        (("patient", "new", "new.json", "--key", "hospital.json", "--allowance", "9" * 20), 2, "--allowance"),
+        (("genesis", "new", "--network", "x", "--member", "hospital.json", "--balance", "9" * 20), 2, "--balance"),
         (("devnet", "status"), 3, "no devnet"),
         (("key", "show", "visit.json"), 3, "visit.json"),
         (("init",), 3, "exactly one"),
@@ -429,6 +432,23 @@ def test_init_with_a_wrong_setting_writes_nothing(home: Path) -> None:
         "api_token_file",
     )
     assert not (home / "data").exists()
+
+
+def test_a_genesis_whose_readable_twin_has_no_place_is_not_written(home: Path) -> None:
+    making = ("genesis", "new", "--network", "ward", "--member", "hospital.json", "--profile", "devnet")
+    (home / "ward.json").write_text("mine")
+    refused(offline(*making, "-o", "ward.msgpack"), 3, "ward.json exists already")
+    refused(offline(*making, "-o", "made.json"), 3, "call it made.msgpack")
+    assert not (home / "ward.msgpack").exists()
+    assert not (home / "made.json").exists()
+
+
+def test_a_genesis_is_shown_without_brackets(home: Path) -> None:
+    making = ("genesis", "new", "--network", "ward", "--member", "hospital.json", "--profile", "devnet")
+    assert offline(*making).exit_code == 0
+    shown = offline("genesis", "show").stdout
+    assert re.search(r"^work interval ms +15000$", shown, re.MULTILINE)
+    assert "{" not in shown
 
 
 @pytest.mark.parametrize(
