@@ -9,6 +9,7 @@ import typer
 
 from ledger.errors import InvalidInput
 from node.cli.access import actor, address_in, connect, digest_in
+from node.cli.explained import counted
 from node.cli.shell import JsonOption, NodeOption, PassphraseOption, TimeoutOption, emit, facts, moment, table
 
 block_app = typer.Typer(help="Look at blocks.", no_args_is_help=True)
@@ -47,7 +48,7 @@ def status(node: NodeOption = None, json_output: JsonOption = False) -> None:
                 "keyblock": f"{found.epoch}:{found.keyblock.hex()}" if found.epoch else "none yet",
                 "state digest": found.state_digest.hex(),
                 "leader": found.leader.hex(),
-                "committee": f"{found.committee_size} members" + ("" if found.is_member else ", not this node"),
+                "committee": counted(found.committee_size, "member") + ("" if found.is_member else ", not this node"),
                 "committed": f"{found.transactions} transactions, {found.records} records",
                 "waiting": f"{found.mempool_transactions} transactions, {found.pending_batches} batches",
                 "catching up": found.joining or ("yes" if found.synchronising else "no"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ledger.errors import InvalidInput, NotFound, SpchainError
+from ledger.errors import InvalidInput, NotFound, RejectionReason, SpchainError
 
 if TYPE_CHECKING:
     from typer._click.core import Context
@@ -33,6 +33,9 @@ class ExitCode(IntEnum):
     NOT_FOUND = 5
     TIMEOUT = 6
 
+
+_NODES_TROUBLES = (RejectionReason.STORAGE, RejectionReason.MEMPOOL_FULL)
+"""Why a node refuses a transaction that has no fault of its own: another node takes it, or the same one later."""
 
 EPILOG = (
     "Exit codes: 0 done, 1 a fault of the program, 2 wrong usage, 3 input refused or invalid, "
@@ -133,7 +136,7 @@ def exit_code(error: SpchainError) -> ExitCode:
     status = getattr(error, "status", 0)
     if names & {"NodeTimeout", "CommitTimeout", "NotFarEnough"}:
         return ExitCode.TIMEOUT
-    if "NodeUnreachable" in names or status in (500, 503, 507):
+    if "NodeUnreachable" in names or status in (500, 503, 507) or getattr(error, "reason", "") in _NODES_TROUBLES:
         return ExitCode.UNREACHABLE
     if isinstance(error, NotFound) or status == 404:
         return ExitCode.NOT_FOUND

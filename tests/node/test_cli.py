@@ -298,6 +298,8 @@ def test_exit_codes_by_kind_of_error() -> None:
     expected = [
         (InvalidInput("x"), 3),
         (Rejection(RejectionReason.EXPIRED, "x"), 3),
+        (Rejection(RejectionReason.STORAGE, "x"), 4),
+        (Rejection(RejectionReason.MEMPOOL_FULL, "x"), 4),
         (StoreError("x"), 3),
         (NotFound("x"), 5),
         (ApiError(404, "not_found", "x", ""), 5),
