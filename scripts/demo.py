@@ -154,7 +154,7 @@ def play(devnet: Devnet, console: Console, patients_dir: Path) -> None:
         story.tell("duration", f"{time.monotonic() - began_s:.0f} s")
         summarise(story, clients[0], console)
         console.print()
-        console.print(reputations(devnet, clients[0], story.epochs, story.leaders))
+        console.print(reputations(devnet, clients[0], story.epochs, story.leaders, console.width))
 
 
 def register_hospitals(

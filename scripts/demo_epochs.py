@@ -21,7 +21,9 @@ EPOCHS = 8
 """Keyblocks that are waited for: enough for a change of committees, leaders and reputations to be seen."""
 PATIENCE_S = 60.0
 _SPARKS = 24
-"""Columns of a curve; of more epochs every second or third is shown."""
+"""Most columns of a curve; of more epochs every second or third is shown."""
+_BESIDE_CURVE = 70
+"""Columns of a terminal that the table of reputations takes beside the curves, and one for the newest epoch."""
 
 
 class DemoFailure(SpchainError):
@@ -97,24 +99,18 @@ def _changes(values: Sequence[object]) -> int:
     return sum(before != after for before, after in pairwise(values))
 
 
-def reputations(devnet: Devnet, client: NodeClient, epochs: Sequence[Epoch], leaders: Sequence[bytes]) -> Table:
-    """Return a table: who mined and led how much, and what that did to reputation and weight."""
+def reputations(
+    devnet: Devnet, client: NodeClient, epochs: Sequence[Epoch], leaders: Sequence[bytes], width: int
+) -> Table:
+    """Return a table for a terminal of so many columns: who mined and led how much, and what that did to reputation and weight."""
     newest = epochs[-1]
     led, mined = Counter(leaders), keyblocks_by_node(devnet, epochs)
     seats = {seat.public_key: seat for seat in newest.committee}
-    step = -(-len(epochs) // _SPARKS)
+    step = -(-len(epochs) // sparks(width))
     keys = [bytes.fromhex(entry.public_key) for entry in devnet.manifest.nodes]
     curves = {key: _points(client, key, newest.number, step) for key in keys}
     low, high = bounds([nano for points in curves.values() for nano in points], 1.0)
-    table = Table(
-        title=f"Reputation (R) in epochs 0 to {newest.number}: earned by mining, kept by leading",
-        title_justify="left",
-        caption="led: microblocks proposed; full: share of its terms as leader",
-        caption_justify="left",
-    )
-    for title in ("node", "keyblocks", "led", "full", "R first", "R now", "weight"):
-        table.add_column(title, justify="left" if title == "node" else "right", no_wrap=True)
-    table.add_column("R by epoch", no_wrap=True)
+    table = reputation_table(newest.number)
     for entry, key in zip(devnet.manifest.nodes, keys, strict=True):
         points = curves[key]
         share = seats[key].reputation_nano / newest.committee_reputation_nano if key in seats else 0.0
@@ -128,6 +124,25 @@ def reputations(devnet: Devnet, client: NodeClient, epochs: Sequence[Epoch], lea
             f"{share:.2%}".replace("%", " %"),
             sparkline([float(nano) for nano in points], low, high),
         )
+    return table
+
+
+def sparks(width: int) -> int:
+    """Return how many epochs a curve can show, beside the newest one, on a terminal of so many columns."""
+    return max(1, min(_SPARKS, width - _BESIDE_CURVE))
+
+
+def reputation_table(newest: int) -> Table:
+    """Return the table of reputations up to an epoch, without rows."""
+    table = Table(
+        title=f"Reputation (R) in epochs 0 to {newest}: earned by mining, kept by leading",
+        title_justify="left",
+        caption="led: microblocks proposed; full: share of its terms as leader",
+        caption_justify="left",
+    )
+    for title in ("node", "keyblocks", "led", "full", "R first", "R now", "weight"):
+        table.add_column(title, justify="left" if title == "node" else "right", no_wrap=True)
+    table.add_column("R by epoch", no_wrap=True)
     return table
 
 
