@@ -192,12 +192,31 @@ def _table_on_terminal(columns: Sequence[str], cells: Sequence[Sequence[str]]) -
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, header_style="cyan", pad_edge=False)
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
+    console = Console()
+    drawn = Table(box=box.SIMPLE_HEAD, header_style="cyan", pad_edge=False, show_edge=False, collapse_padding=True)
+    for column, width in zip(columns, _widths(columns, cells, console.width), strict=True):
+        drawn.add_column(column, overflow="fold", width=width)
     for row in cells:
         drawn.add_row(*map(Text, row))
-    Console().print(drawn)
+    console.print(drawn)
+
+
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> Sequence[int | None]:
+    """Return the widths of columns on a terminal of so many; None where even folded headings leave too little room.
+
+    A heading can be read in two lines; an address or a process id that is folded cannot be copied.
+    """
+    from rich.cells import cell_len
+
+    needed = [max(1, *(cell_len(row[index]) for row in cells)) for index in range(len(columns))]
+    chosen = [max(len(column), least) for column, least in zip(columns, needed, strict=True)]
+    room = width - 2 * (len(columns) - 1)
+    if sum(needed) > room:
+        return [None] * len(columns)
+    while sum(chosen) > room:
+        longest = max(range(len(columns)), key=lambda index: chosen[index] - needed[index])
+        chosen[longest] -= 1
+    return chosen
 
 
 def printable(text: str, *, lines: bool = False) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 from ledger import testing
@@ -22,7 +23,7 @@ from ledger.rules import DEVNET_PARAMETERS
 from ledger.transactions import sign_transaction
 from node.actions import CommitTimeout
 from node.cli.main import app
-from node.cli.shell import exit_code, printable
+from node.cli.shell import exit_code, printable, table
 from node.genesis_file import make_genesis, read_genesis
 from node.http_client import ApiError, NodeTimeout, NodeUnreachable
 from node.identity import Identity
@@ -312,6 +313,44 @@ def test_exit_codes_by_kind_of_error() -> None:
         (CommitTimeout(bytes(32), 1), 6),
     ]
     assert [(error, exit_code(error)) for error, _ in expected] == expected
+
+
+def test_a_narrow_terminal_folds_headings_before_addresses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    row = ("node-1", "15178", "http://127.0.0.1:45917", "312", "3", "9", "2", "0", "10861", "12", "catching up")
+    columns = (
+        "NODE",
+        "PID",
+        "API",
+        "HEIGHT",
+        "PEERS",
+        "TRANSACTIONS",
+        "RECORDS",
+        "EPOCH",
+        "MINER",
+        "KEYBLOCKS",
+        "STATE",
+    )
+    table(columns, [row], "none")
+    lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].split() == " ".join(row).split()
+
+
+def test_a_terminal_too_narrow_for_the_cells_folds_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("LINES", "24")
+    table(("RECORD", "AUTHOR"), [("9d" * 32, "2e" * 20)], "none")
+    lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "".join(line.split()[0] for line in lines[2:]) == "9d" * 32
 
 
 def test_names_from_the_network_cannot_repaint_the_terminal() -> None:
