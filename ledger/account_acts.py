@@ -19,7 +19,10 @@ def register_institution(act: Act, body: RegisterInstitution) -> None:
     """Make an accredited account an institution."""
     state, sender = act.state, act.sender
     if state.get(ACCREDITATIONS, sender) is None:
-        raise Rejection(RejectionReason.NOT_ACCREDITED, f"account {sender.hex()} is not accredited on this network")
+        raise Rejection(
+            RejectionReason.NOT_ACCREDITED,
+            f"account {sender.hex()} is not accredited on this network; use one of those that its genesis accredits",
+        )
     if state.get(INSTITUTIONS, sender) is not None:
         raise Rejection(RejectionReason.INSTITUTION_EXISTS, f"institution {sender.hex()} is registered already")
     if state.get(KEY_HOLDERS, sender) is not None:

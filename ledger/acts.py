@@ -118,7 +118,9 @@ def require_patient(state: State, address: bytes) -> Patient:
 def require_institution(state: State, address: bytes) -> None:
     """Check that an account is a registered institution's."""
     if state.get(INSTITUTIONS, address) is None:
-        raise Rejection(RejectionReason.INSTITUTION_UNKNOWN, f"{address.hex()} is not a registered institution")
+        raise Rejection(
+            RejectionReason.INSTITUTION_UNKNOWN, f"{address.hex()} is not a registered institution; register it first"
+        )
 
 
 def party_of(state: State, address: bytes) -> bytes | None:

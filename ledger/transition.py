@@ -213,7 +213,7 @@ def _check_envelope(state: State, context: BlockContext, sender: bytes, transact
     if fee < minimum:
         raise Rejection(RejectionReason.FEE_TOO_LOW, f"fee {fee} microcredits; at least {minimum} are needed")
     if fee > account.balance_microcredit:
-        detail = f"balance {account.balance_microcredit} microcredits does not cover the fee of {fee}"
+        detail = f"balance {account.balance_microcredit} microcredits does not cover the fee of {fee}; have credits moved to it"
         raise Rejection(RejectionReason.INSUFFICIENT_BALANCE, detail)
     return account
 
