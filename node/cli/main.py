@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The entry point `spchain`."""
 
+from typing import Annotated
+
 import typer
 
 from node.cli import (
@@ -29,8 +31,6 @@ from node.cli.shell import EPILOG, Group
 
 app = typer.Typer(
     name="spchain",
-    help="A ledger on which hospitals keep patients' encrypted medical records together.\n\n"
-    "Try it: spchain devnet up, then spchain status.",
     epilog=EPILOG,
     cls=Group,
     no_args_is_help=True,
@@ -38,6 +38,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from node.version import VERSION
+
+        typer.echo(f"spchain {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A ledger on which hospitals keep patients' encrypted medical records together.
+
+    Try it: spchain devnet up, then spchain status.
+    """
+
 
 network.add_to(app)
 chain.add_to(app)

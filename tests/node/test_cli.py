@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,11 @@ def test_without_a_passphrase_and_a_terminal_it_says_where_to_put_one(
 ) -> None:
     monkeypatch.delenv("SPCHAIN_PASSPHRASE")
     refused(spchain("transfer", STRANGER.address.hex(), "1", "--key", "hospital.json"), 3, "--passphrase-file")
+
+
+def test_the_version_is_that_of_the_installed_program() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"spchain {metadata.version('spchain')}\n")
 
 
 def test_exit_codes_by_kind_of_error() -> None:
