@@ -72,7 +72,7 @@ def parse_address(text: str) -> Address:
         raise
     except Exception as error:
         # The parsers raise many kinds, also LookupError and their own.
-        raise InvalidInput(f"{hint}: {error!r}") from error
+        raise InvalidInput(f"{hint}: {error}") from error
     return Address(peer_id, text, dial, loopback)
 
 
