@@ -87,6 +87,9 @@ class NodeConfig(BaseModel):
     operator whose data takes more than it leaves free (alone: half of this)."""
     watch: bool = True
     """Whether to execute the batches of all off-chain contracts again, and to challenge those that are wrong."""
+    contract_senders: Literal["known", "anyone"] = "known"
+    """Whose requests to the contracts that this node operates are taken: those of accounts that the chain or the contract knows, or
+    everybody's. Requests that are forced on the chain are executed in any case."""
     access_log_contract: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|off)?$")] = ""
     """Identifier of the off-chain contract that this institution's accesses are logged in; "off": in none. Empty: the only open access log
     that names this institution as a writer and is operated by a registered institution; if there are several, in none."""

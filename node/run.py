@@ -215,6 +215,7 @@ async def open_node(
                     copies=config.replicas,
                     erase_labelled=config.erase_labelled,
                     watches=config.watch,
+                    contract_senders=config.contract_senders,
                     access_log_contract=config.access_log_contract,
                     stale_ms=STALE_HEARTBEATS * config.heartbeat_ms + STALE_MS,
                 ),

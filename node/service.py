@@ -38,6 +38,7 @@ from node.offchain.access_feed import AccessFeed
 from node.offchain.files import OffchainFiles
 from node.offchain.offchain import Offchain, OffchainPorts
 from node.offchain.readiness import Readiness
+from node.offchain.senders import Senders
 from node.own_transactions import OwnTransactions
 from node.peers import PeerDirectory
 from node.proxying import Proxying
@@ -72,6 +73,8 @@ class ServiceSettings(msgspec.Struct, frozen=True):
     """Whether the ciphertext of labelled records is erased."""
     watches: bool
     """Whether the batches of off-chain contracts are executed again."""
+    contract_senders: Senders
+    """Whose requests to this node's contracts are taken."""
     access_log_contract: str
     """Where accesses are logged; see `AccessFeed`."""
     stale_ms: int
@@ -196,7 +199,14 @@ class NodeService(CorePorts):
             changed=self._payload_changed,
             is_behind=self._is_behind,
         )
-        self.offchain = Offchain(ports, files, self._readiness, copies=settings.copies, watches=settings.watches)
+        self.offchain = Offchain(
+            ports,
+            files,
+            self._readiness,
+            copies=settings.copies,
+            watches=settings.watches,
+            senders=settings.contract_senders,
+        )
 
     def _attach_batches(self) -> None:
         driver = self._driver

@@ -183,7 +183,7 @@ class ContractDesk:
         )
         found = await trio.to_thread.run_sync(load, limiter=ports.disk)
         self._committing.begin(found.border, found.batches)
-        self._serving = serving = Serving(self._contract_id, ports, found, self._committing)
+        self._serving = serving = Serving(self._terms, ports, found, self._committing)
         serving.is_closing = self._is_closing
         self.trouble = ""
         log.info("a contract is operated", contract=self._contract_id.hex(), batch=found.operator.number)
@@ -205,8 +205,11 @@ class ContractDesk:
 
     def _stopped(self) -> SendOutcome:
         identifier = self._contract_id.hex()
-        if self.ended or self._is_closing:
-            return refused("contract_ended", f"contract {identifier} {self.ended or 'is being closed'}")
+        if self.ended:
+            return refused("contract_ended", f"contract {identifier} {self.ended}")
+        if self._is_closing:
+            detail = f"contract {identifier} is being closed, and goes on if that fails; try again until it is certain"
+            return refused("closing", detail, WAIT_MS)
         if self.trouble:
             return refused("not_operating", f"contract {identifier} is not operated: {self.trouble}", WAIT_MS)
         return refused("stopped", f"the operator of contract {identifier} is starting; try again soon", WAIT_MS)

@@ -28,6 +28,7 @@ from node.offchain.operating import Operating
 from node.offchain.readiness import Readiness
 from node.offchain.relayed import METHODS as RELAYED_METHODS
 from node.offchain.relaying import Relaying
+from node.offchain.senders import Senders
 from node.offchain.watched import WatchedHead
 from node.offchain.watching import Watching, WatchingPorts
 from node.own_transactions import OwnTransactions
@@ -72,9 +73,25 @@ class Offchain:
     """One node's off-chain contracts."""
 
     def __init__(
-        self, ports: OffchainPorts, files: OffchainFiles, readiness: Readiness, *, copies: int, watches: bool
+        self,
+        ports: OffchainPorts,
+        files: OffchainFiles,
+        readiness: Readiness,
+        *,
+        copies: int,
+        watches: bool,
+        senders: Senders,
     ) -> None:
-        """Put the parts together; `copies` nodes keep the data of final batches; `watches` to execute what others commit."""
+        """Put the parts together.
+
+        Args:
+            ports: what they need of the node.
+            files: their files.
+            readiness: holds batches back.
+            copies: how many nodes keep the data of final batches.
+            watches: whether to execute what others commit.
+            senders: from whom this node's operator takes requests.
+        """
         self._data = files.data
         self._readiness = readiness
         self.availability = Availability(
@@ -126,6 +143,7 @@ class Offchain:
             transactions=ports.transactions,
             is_behind=ports.is_behind,
             clock_ms=now_ms,
+            senders=senders,
         )
         self.operating = Relaying(
             own=self._own, store=ports.store, network=ports.network, peers=ports.peers, checkers=ports.checkers

@@ -21,6 +21,7 @@ from node.offchain.committing import Sender
 from node.offchain.desk import ContractDesk
 from node.offchain.group_commit import GroupCommit
 from node.offchain.journal_file import JournalFile
+from node.offchain.senders import Senders
 from node.offchain.serving import DeskPorts
 from node.offchain.statuses import RequestStatus, SendOutcome, refused
 from node.submission import SubmitOutcome
@@ -50,6 +51,7 @@ class Operating:
         is_behind: Callable[[], bool],
         clock_ms: Callable[[], int],
         limits: OperatorLimits | None = None,
+        senders: Senders = "known",
     ) -> None:
         """Take what operating needs; see `DeskPorts`. `key` is the node's, and pays for the commitments."""
         self._store, self._key = store, key
@@ -68,6 +70,7 @@ class Operating:
             threads=trio.CapacityLimiter(THREADS),
             disk=trio.CapacityLimiter(DISK_THREADS),
             limits=limits or OperatorLimits(),
+            senders=senders,
         )
         self._desks: dict[bytes, ContractDesk] = {}
         self._nursery: trio.Nursery | None = None

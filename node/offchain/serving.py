@@ -28,7 +28,7 @@ from ledger.contract_state import Contract
 from ledger.crypto.keys import PrivateKey
 from ledger.errors import NotFound, SpchainError, StoreError
 from ledger.genesis import chain_id
-from ledger.offchain import InvalidRequest
+from ledger.offchain import CHAIN, ContractTerms, InvalidRequest
 from ledger.store import Store
 from node.offchain.calls import Awaited, AwaitedRequests, Call, Pending
 from node.offchain.committing import Committing, Sender
@@ -36,6 +36,7 @@ from node.offchain.forced import ForcedRequests
 from node.offchain.group_commit import GroupCommit, Write
 from node.offchain.journal_file import JournalFile, Line
 from node.offchain.recovering import OtherOperator, Recovered
+from node.offchain.senders import Senders, is_known
 from node.offchain.statuses import SendOutcome, refused
 
 MAX_INTAKE = 2_048
@@ -77,6 +78,8 @@ class DeskPorts(msgspec.Struct, frozen=True):
     """For reading the journal, publishing, moving on."""
     limits: OperatorLimits
     """How much an operator takes."""
+    senders: Senders
+    """From whom it takes requests."""
 
 
 class Ended(SpchainError):
@@ -86,8 +89,9 @@ class Ended(SpchainError):
 class Serving:
     """A recovered operator, serving."""
 
-    def __init__(self, contract_id: bytes, ports: DeskPorts, found: Recovered, committing: Committing) -> None:
-        self._contract_id, self._ports = contract_id, ports
+    def __init__(self, terms: ContractTerms, ports: DeskPorts, found: Recovered, committing: Committing) -> None:
+        self._terms, self._ports = terms, ports
+        self._contract_id = contract_id = terms.contract_id
         self._chain_id = chain_id(ports.store.genesis)
         self._committing = committing
         self.operator = found.operator
@@ -187,12 +191,15 @@ class Serving:
         """Execute a request, or refuse it; False for one that was accepted longer ago than memory reaches."""
         operator = self.operator
         following = next_sequence(operator.state, request.sender)
-        if request.first_sequence > following and pending.call.held_up is not None:
-            pending.resolve(pending.call.held_up)
-            return True
         if request.first_sequence > following:
             detail = f"operations before number {request.first_sequence} are missing; the sender's next is {following}"
-            pending.resolve(refused("wrong_sequence", detail))
+            pending.resolve(pending.call.held_up or refused("wrong_sequence", detail))
+            return True
+        if not (following or self._is_owing or self._admits(request.sender)):
+            # What is owed may be this sender's first deposit.
+            detail = f"neither the chain nor the contract knows {request.sender.hex()}, and this operator takes nothing from strangers"
+            remedy = "transfer a microcredit to it, register it, or force the request on the chain, which costs a fee"
+            pending.resolve(refused("sender_unknown", f"{detail}: {remedy}"))
             return True
         try:
             if self._is_owing and request.first_sequence == following:
@@ -214,6 +221,14 @@ class Serving:
                 joined = self.awaited.join(ticket.position, pending)
                 assert joined, "what is not durable is awaited"
         return True
+
+    def _admits(self, sender: bytes) -> bool:
+        """Tell whether a sender's first request is taken; once it is, the contract's state has the sender, and nobody asks again."""
+        ports = self._ports
+        if ports.senders == "anyone" or sender == CHAIN:
+            # What the chain says comes by way of the chain: this one is no stranger's but invalid.
+            return True
+        return is_known(ports.store, ports.machines, self._terms, self.operator.state, sender)
 
     async def _answer_older(self, older: Sequence[tuple[Pending, CheckedRequest]]) -> None:
         """Give the receipts again that the journal still has."""

@@ -34,6 +34,7 @@ from node.mempool import Mempool
 from node.offchain.data_store import DataStore
 from node.offchain.journal_file import JournalFile, Line
 from node.offchain.operating import Operating
+from node.offchain.senders import Senders
 from node.offchain.statuses import SendOutcome
 from node.own_transactions import OwnTransactions
 from node.submission import SubmitOutcome
@@ -225,7 +226,12 @@ class World:
 
     @asynccontextmanager
     async def node(
-        self, *, limits: OperatorLimits = LIMITS, commits: bool = True, path: Path | None = None
+        self,
+        *,
+        limits: OperatorLimits = LIMITS,
+        commits: bool = True,
+        path: Path | None = None,
+        senders: Senders = "known",
     ) -> AsyncIterator[Operating]:
         """Run the operator's node; with `commits` the chain commits whenever something waits."""
 
@@ -253,6 +259,7 @@ class World:
                 is_behind=lambda: self.is_behind,
                 clock_ms=self.clock_ms,
                 limits=limits,
+                senders=senders,
             )
             self.operating, self.journal = operating, journal
 

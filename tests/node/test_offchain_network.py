@@ -42,7 +42,7 @@ GENESIS = msgspec.structs.replace(
 )
 CHAIN = chain_id(GENESIS)
 RECORD = tagged_hash(Tag.BLOB, b"a record")
-USER = testing.key(8)
+USER = MEMBERS[2].signing
 
 
 def identifier(key: PrivateKey) -> bytes:

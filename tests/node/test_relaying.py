@@ -68,7 +68,7 @@ class Nodes:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Relaying]:
         self.world.chain.open()
-        async with self.world.node() as operating:
+        async with self.world.node(senders="anyone") as operating:
             await self.world.ready()
             self.wire.operator = self._relaying(operating)
             self.near = self._relaying(self.world.idle(testing.key(7)))

@@ -38,7 +38,7 @@ GENESIS = msgspec.structs.replace(
 CHAIN = chain_id(GENESIS)
 OPERATOR = MEMBERS[0].signing
 CONTRACT = contract_id_of(OPERATOR.public_key, 0)
-USER = testing.key(8)
+USER = MEMBERS[2].signing
 OPENED = OpenContract(0, "access_log", 1, encode(AccessLogParameters(())), 10_000)
 
 
