@@ -5,6 +5,7 @@ Whatever a node gives is checked against commitments, and these, in evidence, ag
 newest state after a final batch that the node keeps, whose root the chain has: the data of those before may be gone.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -36,6 +37,7 @@ from node.contract_actions import proved_value, terms_of
 from node.contract_requests import MAX_COMMITMENT_BYTES, MAX_PROOF_BYTES, KeptAnswer, checked_answer
 from node.http_client import ApiError
 from node.offchain.contract_states import entries_of, require_full_pages
+from node.proving import ProvedState
 from records.claims import ContractValueClaim, OperationClaim
 
 NOT_FOUND = HTTPStatus.NOT_FOUND
@@ -51,6 +53,18 @@ Told = Callable[[int, int], None]
 def commitment_of(batch: models.ContractBatch) -> BatchCommitment:
     """Return a batch's commitment as a node gives it. Raises `InvalidInput`."""
     return decode(BatchCommitment, batch.commitment, MAX_COMMITMENT_BYTES)
+
+
+def proved_count(client: NodeClient, contract: models.Contract) -> int:
+    """Return how many batches of a contract are final in the state that the newest pinned keyblock stands for, as the node says.
+
+    Raises `NothingPinned`, `ApiError`.
+    """
+
+    def final_height(number: int) -> int:
+        return client.contracts.batch(contract.contract_id, number).final_height
+
+    return bisect_right(range(contract.final_count), ProvedState(client).height, key=final_height)
 
 
 def value_claim(client: NodeClient, contract: models.Contract, number: int, key: bytes) -> ContractValueClaim:

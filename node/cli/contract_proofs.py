@@ -42,7 +42,11 @@ def proof(
         ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="With --state: at the end of this batch; else of the newest final one.", min=0)
+        int | None,
+        typer.Option(
+            help="With --state: at the end of this batch; else of the newest proved one, with --wait of the newest final one.",
+            min=0,
+        ),
     ] = None,
     wait: WaitOption = 0.0,
     node: NodeOption = None,
@@ -62,7 +66,7 @@ def proof(
         claim = (
             _operation_claim(client, found, sender, number, receipt)
             if state is None
-            else _value_claim(client, found, state, batch)
+            else _value_claim(client, found, state, batch, waits=wait > 0)
         )
         export_claim(client, claim, output, wait)
 
@@ -87,15 +91,23 @@ def _operation_claim(
     return operation_claim(client, chain_id, found, *place, kept, counting("executing again for the outcomes"))
 
 
-def _value_claim(client: "NodeClient", found: "Contract", state: str, batch: int | None) -> "Claim":
+def _value_claim(client: "NodeClient", found: "Contract", state: str, batch: int | None, *, waits: bool) -> "Claim":
     from contracts.json_form import key_from_text
     from node.contract_actions import machine_of
-    from node.contract_proving import value_claim
+    from node.contract_proving import proved_count, value_claim
 
-    chosen = found.final_count - 1 if batch is None else batch
-    if chosen < 0:
+    key = key_from_text(machine_of(found), state)
+    if batch is not None:
+        return value_claim(client, found, batch, key)
+    if not found.final_count:
         raise InvalidInput("no batch of the contract is final yet; wait for the first")
-    return value_claim(client, found, chosen, key_from_text(machine_of(found), state))
+    # A busy contract's newest batch is final long before a keyblock proves it: who does not wait gets an older one.
+    count = found.final_count if waits else proved_count(client, found)
+    if not count:
+        raise InvalidInput(
+            "no batch of the contract is final at the newest keyblock yet; wait for the next ones: --wait"
+        )
+    return value_claim(client, found, count - 1, key)
 
 
 def challenge(

@@ -176,6 +176,24 @@ def test_a_value_is_exported_by_its_name(published: Published) -> None:
     assert verified(published)["facts"]["value"] == 15
 
 
+def test_of_the_final_batches_the_newest_that_the_keyblock_proves_is_taken(published: Published) -> None:
+    contract, value = published.contract, f"balance:{OTHER.address.hex()}"
+    contract.network.pin()
+    refused(export("--state", value), 3, "no batch of the contract is final at the newest keyblock yet")
+    contract.network.pin()
+    contract.pay(3)
+    contract.commit()
+    contract.wait()
+    # Who waits gets the newest final one, once a keyblock proves it.
+    refused(export("--state", value, "--wait", "0.1"), 3, "does not count: there are 2 that do")
+    answer(export("--state", value))
+    assert verified(published)["facts"]["value"] == 24
+    Path("some.evidence").unlink()
+    contract.network.settle()
+    answer(export("--state", value))
+    assert verified(published)["facts"]["value"] == 27
+
+
 def test_a_node_that_lies_about_a_value_is_found_out(published: Published) -> None:
     published.contract.network.settle()
 
