@@ -57,7 +57,8 @@ class NodeConfig(BaseModel):
     p2p_max_peers: Annotated[int, Field(ge=1, le=500)] = 50
     """Most peers at once, in both directions together; each costs about 1 MiB and two file descriptors."""
     api_listen: str = "127.0.0.1:8080"
-    """Address and port of the HTTP API; beyond loopback it needs `api_token_file`, and TLS in front of it."""
+    """Address and port of the HTTP API; beyond loopback it needs `api_token_file`, and TLS in front of it. Without a token only requests
+    are answered whose Host is localhost or a loopback address."""
     api_token_file: Path | None = None
     """File whose first line is the token that HTTP requests which write must carry (Authorization: Bearer …)."""
     join_wait_ms: Annotated[int, Field(ge=0, le=600_000)] = 2_000

@@ -24,7 +24,7 @@ def openapi() -> Json:
 
     async def fetch() -> Json:
         app = create_app(cast("Served", SimpleNamespace(store=None, mining=None)), NodeConfig(data_dir=Path("data")))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://node") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
             answer = await client.get("/v1/openapi.json")
         return cast("Json", answer.raise_for_status().json())
 

@@ -68,7 +68,7 @@ def create_app(node: Served, config: NodeConfig) -> ASGIApp:
     for kind in (SpchainError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)
     _describe_unreferenced(app)
-    return Guard(app)
+    return Guard(app, only_local=token is None)
 
 
 def _describe_unreferenced(app: FastAPI) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Around every request: bounds on how many, how large and how slow, and an answer whatever happens inside (I13)."""
+"""Around every request: bounds on how many, how large and how slow, for whom, and an answer whatever happens inside (I13)."""
 
+import ipaddress
+import re
 from contextlib import ExitStack
 from http import HTTPStatus
 from types import TracebackType
@@ -23,6 +25,8 @@ BODY_TIMEOUT_S = 60.0
 """Time for a whole body: 8 MiB at 1.1 Mbit/s."""
 _STACK = "spchain.stack"
 _CALM = {"Retry-After": "1"}
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^:]+))(?::[0-9]*)?")
+_QUOTED_CHARACTERS = 80
 
 
 class Budget:
@@ -56,10 +60,22 @@ class _Loan:
 
 
 class Guard:
-    """ASGI middleware, outermost."""
+    """ASGI middleware, outermost.
 
-    def __init__(self, app: ASGIApp, max_requests: int = MAX_REQUESTS, body_timeout_s: float = BODY_TIMEOUT_S) -> None:
+    With `only_local`, requests must address this machine by its loopback name or address. A web page can let its own name point here
+    once the browser has loaded it (DNS rebinding) and is then of the same origin as the node, but its requests still bear that name.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_requests: int = MAX_REQUESTS,
+        body_timeout_s: float = BODY_TIMEOUT_S,
+        *,
+        only_local: bool = False,
+    ) -> None:
         self._app = app
+        self._only_local = only_local
         self._max_requests = max_requests
         self._body_timeout_s = body_timeout_s
         self._running = 0
@@ -87,6 +103,8 @@ class Guard:
 
         self._running += 1
         try:
+            if self._only_local:
+                _check_host(scope)
             if self._running > self._max_requests:
                 detail = f"{self._max_requests} requests are being served"
                 raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", detail, "try again in a second", _CALM)
@@ -125,3 +143,25 @@ class Guard:
             return message
 
         return receiving
+
+
+def _check_host(scope: Scope) -> None:
+    """Refuse a request that does not address this machine by a name that only this machine has; raises `Problem`."""
+    hosts: list[str] = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    if not hosts or not all(map(_is_local, hosts)):
+        detail = f"this node, which has no API token, is not addressed as {', '.join(hosts)[:_QUOTED_CHARACTERS]!r}"
+        remedy = "address it as localhost or 127.0.0.1, or give it a token (api_token_file in its config.toml)"
+        raise Problem(HTTPStatus.MISDIRECTED_REQUEST, "unknown_host", detail, remedy)
+
+
+def _is_local(host: str) -> bool:
+    """Tell whether a Host header, with or without a port, holds a loopback address or localhost."""
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    try:
+        if found["v6"] is not None:
+            return ipaddress.IPv6Address(found["v6"]).is_loopback
+        return found["name"].lower() == "localhost" or ipaddress.IPv4Address(found["name"]).is_loopback
+    except ValueError:
+        return False

@@ -41,6 +41,9 @@ from records.blob_store import MemoryBlobStore, address
 from records.grants import decode_sealed
 from records.requests import decode_request
 
+LOCAL_URL = "http://localhost"
+"""Where tests without a server find a node: the API answers to no other names while it has no token."""
+
 
 class QuietDesk:
     """Implements `node.mining.MiningDesk`: checks what miners hand in, and nothing is ever pinned."""

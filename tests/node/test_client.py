@@ -161,7 +161,7 @@ def test_past_events_equal_the_live_ones(client: NodeClient, node: LoneNode) -> 
 def test_an_event_id_that_is_no_height_is_refused(client: NodeClient) -> None:
     address = client.url.removeprefix("http://")
     with socket.create_connection((address.split(":")[0], int(address.split(":")[1]))) as raw:
-        raw.sendall(b"GET /v1/events HTTP/1.1\r\nHost: x\r\nLast-Event-ID: many\r\n\r\n")
+        raw.sendall(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: many\r\n\r\n")
         assert b"400" in raw.recv(100)
 
 
@@ -181,13 +181,13 @@ def test_a_reader_that_takes_nothing_does_not_hold_up_the_end(node: LoneNode, tm
         stuck = socket.socket()
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stuck.connect((host, int(port)))
-        stuck.sendall(b"GET /v1/blobs/%s HTTP/1.1\r\nHost: x\r\n\r\n" % blob_id.hex().encode())
+        stuck.sendall(b"GET /v1/blobs/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % blob_id.hex().encode())
         assert stuck.recv(1) == b"H"
     stuck.close()
 
 
 UPGRADE = (
-    b"GET /v1/status HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 
@@ -198,9 +198,9 @@ UPGRADE = (
         b"\x00" * 100,
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /v1/status HTTP/1.1\r\nA: " + b"x" * 100_000 + b"\r\n\r\n",
-        b"POST /v1/transactions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
-        b"POST /v1/transactions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
-        b"POST /v1/transactions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n",
+        b"POST /v1/transactions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/transactions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        b"POST /v1/transactions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\n",
         UPGRADE,
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 1000,
     ],

@@ -30,7 +30,7 @@ from node.http_client import ApiError
 from node.keystore import Cost, write_key
 from node.miner import miner_arguments
 from node.mining import NoChainYet, SeedReveal
-from tests.node.api_kit import config_for, serving
+from tests.node.api_kit import LOCAL_URL, config_for, serving
 from tests.node.mining_kit import EASY, IMPOSSIBLE, MINER, RIVAL, LoneDesk, mining_genesis, node_with, solve
 
 KEY = MINER.public.public_key.hex()
@@ -46,7 +46,7 @@ def desk() -> LoneDesk:
 @pytest.fixture
 async def client(desk: LoneDesk, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     served = create_app(node_with(desk), config_for(tmp_path))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=served), base_url="http://node") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=served), base_url=LOCAL_URL) as client:
         yield client
 
 
@@ -193,7 +193,8 @@ async def test_nobody_waits_for_a_miner_that_has_gone(
         await trio.lowlevel.checkpoint()
 
     query = f"miner={KEY}&epoch=0&wait_s=60".encode()
-    scope = {"type": "http", "method": "GET", "path": "/v1/mining/work", "query_string": query, "headers": []}
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "method": "GET", "path": "/v1/mining/work", "query_string": query, "headers": headers}
     scope |= {"raw_path": b"/v1/mining/work", "root_path": "", "scheme": "http", "http_version": "1.1"}
     began_s = trio.current_time()
     await create_app(node_with(desk), config_for(tmp_path))(scope, receive, send)
@@ -342,7 +343,7 @@ async def test_a_node_without_a_chain_gives_no_work_and_takes_none(
 async def test_what_is_handed_in_needs_the_token_and_questions_do_not(desk: LoneDesk, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0123456789abcdef")
     served = create_app(node_with(desk), config_for(tmp_path, api_token_file="token"))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=served), base_url="http://node") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=served), base_url=LOCAL_URL) as client:
         await ask(client)
         body = encode(solve(desk, MINER))
         assert_problem(await offer(client, body), 401, "unauthorised")
