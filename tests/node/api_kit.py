@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
+import httpx
 import trio
 
 from consensus.executor import Executor
@@ -21,6 +22,7 @@ from ledger.partial_tree import WitnessEntry
 from ledger.store import Store
 from ledger.transactions import CheckedTransaction, check_transaction
 from ledger.transition import Receipt
+from node.api.app import create_app
 from node.api.served import Proxies
 from node.api.served_contracts import ServedContracts
 from node.api.server import serve_api
@@ -262,6 +264,21 @@ class LoneNode:
 
 def config_for(directory: Path, **values: object) -> NodeConfig:
     return NodeConfig.model_validate({"data_dir": directory, "api_listen": "127.0.0.1:0", **values})
+
+
+def client_of(node: LoneNode, directory: Path, **values: object) -> httpx.AsyncClient:
+    app = create_app(node, config_for(directory, **values))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=LOCAL_URL)
+
+
+def assert_problem(response: httpx.Response, status: int, reason: str) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document = response.json()
+    assert document["status"] == status
+    assert document["reason"] == reason
+    assert document["detail"]
+    assert document["remedy"]
 
 
 @contextmanager
