@@ -58,7 +58,12 @@ MAX_WANTED = 4096
 MAX_ANNOUNCED = MAX_DIGESTS
 """Announced batches waiting to be fetched from one peer: one message of it. It announces again what is still missing."""
 MAX_ANNOUNCERS = 64
-"""Peers whose announcements wait."""
+"""Peers other than members whose announcements wait."""
+ANNOUNCERS_ASKED = 4
+"""Members asked at once for what they announced, and as many others: a silent one takes a place for as long as a request may last. The
+answers of all take 32 MiB at most."""
+ALONE_S = 1.0
+"""How long one announcer alone is asked for a batch: longer than most answers take."""
 _ROUNDS = 3
 """How often all peers are asked for a batch before waiting for the core to ask again."""
 _MAX_PAGES = MAX_UNCOMMITTED // MAX_CHAIN_BLOCKS + 1
@@ -88,7 +93,7 @@ class Take(Protocol):
 
 
 class Sync:
-    """Catches up with the network; at most one chain fetch, one batch fetch and one announced fetch run at a time."""
+    """Catches up with the network; at most one chain fetch, one batch fetch and one fetch from each of a few announcers run at a time."""
 
     def __init__(
         self,
@@ -124,6 +129,7 @@ class Sync:
         self._announced_some = trio.Event()
         self._wanted: dict[bytes, None] = {}
         self._announced: dict[str, dict[bytes, None]] = {}
+        self._asked: dict[str, frozenset[bytes]] = {}
         # Peers that were of no use lately; they are asked last. Bounded: only connected peers are kept.
         self._useless: Counter[str] = Counter()
         self._under_way: frozenset[bytes] = frozenset()
@@ -150,7 +156,8 @@ class Sync:
         for digest in self._pool.missing(digests):
             if len(waiting) < MAX_ANNOUNCED:
                 waiting.setdefault(digest)
-        if waiting and (source in self._announced or len(self._announced) < MAX_ANNOUNCERS):
+        has_room = len(self._announced) < MAX_ANNOUNCERS or self._prefers(source)
+        if waiting and (source in self._announced or has_room):
             self._announced[source] = waiting
             self._announced_some.set()
 
@@ -173,15 +180,43 @@ class Sync:
             self._wanted.clear()
 
     async def run_announced(self) -> None:
-        """Fetch what peers announce, from each what it announced."""
-        while True:
-            await self._announced_some.wait()
-            self._announced_some = trio.Event()
-            while self._announced:
-                source = next(iter(self._announced))
-                missing = self._pool.missing(tuple(self._announced.pop(source)))
-                if missing and source in self._peers():
-                    await self._ask_batches(source, missing, source=source)
+        """Fetch what peers announce, from each what it announced, from a few of them at once."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._announced_some.wait()
+                self._announced_some = trio.Event()
+                while found := self._next_announced():
+                    source, digests = found
+                    self._asked[source] = frozenset(digests)
+                    nursery.start_soon(self._fetch_announced, source, digests)
+
+    def _next_announced(self) -> tuple[str, tuple[bytes, ...]] | None:
+        """Take an announcement whose turn it is, if there is a place. Members have their own, so that strangers never hold them up."""
+        for source, waiting in tuple(self._announced.items()):
+            missing = self._pool.missing(tuple(waiting)) if source in self._peers() else ()
+            alike = [digests for other, digests in self._asked.items() if self._prefers(other) == self._prefers(source)]
+            free = tuple(digest for digest in missing if not any(digest in digests for digests in alike))
+            if not missing:
+                del self._announced[source]
+            elif free and source not in self._asked and len(alike) < ANNOUNCERS_ASKED:
+                # What is being fetched from others is announced again if it does not come.
+                del self._announced[source]
+                return source, free
+        return None
+
+    async def _fetch_announced(self, source: str, digests: Sequence[bytes]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._release, source)
+            await self._ask_batches(source, digests, source=source)
+            nursery.cancel_scope.cancel()
+        del self._asked[source]
+        self._announced_some.set()
+
+    async def _release(self, source: str) -> None:
+        """Let others be asked for the same when an announcer is slow; most announce the same batches, and one is enough."""
+        await trio.sleep(ALONE_S)
+        self._asked[source] = frozenset()
+        self._announced_some.set()
 
     async def catch_up(self) -> None:
         """Ask peers, the useful ones first, until none has more."""

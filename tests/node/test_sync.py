@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from consensus.block_tree import CertifiedMicroblock
 from consensus.messages import Certificate
@@ -262,6 +262,67 @@ async def test_announced_batches_are_fetched_from_who_announced_them_at_its_cost
     await until(lambda: not world.core.pool.missing([BATCHES[0].digest]))
     assert world.network.asked == [("one", REQUEST_BATCHES)]
     assert world.core.sources == ["one"]
+
+
+async def test_silent_strangers_hold_up_neither_members_nor_each_other_for_long(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    strangers = [f"stranger {number}" for number in range(module.MAX_ANNOUNCERS)]
+    world = World(nursery, [*strangers, "member", "honest"], preferred="member")
+    world.honest("member")
+    world.honest("honest")
+    for number, stranger in enumerate(strangers[:-1]):
+        world.sync.announced(stranger, [bytes([number]) * 32, BATCHES[2].digest])
+    world.sync.announced("honest", [BATCHES[1].digest])
+    await wait_all_tasks_blocked()
+    for stranger in strangers[-1:] + strangers[: module.MAX_ANNOUNCERS]:
+        world.sync.announced(stranger, [BATCHES[0].digest])
+    assert len(world.sync._announced) == module.MAX_ANNOUNCERS
+    # However many wait, there is room for a member's.
+    world.sync.announced("member", [BATCHES[2].digest])
+    await until(lambda: not world.core.pool.missing([BATCHES[2].digest]))
+    assert autojump_clock.current_time() < module.REQUEST_TIMEOUT_S
+    rounds = -(-len(strangers) // module.ANNOUNCERS_ASKED)
+    await until(lambda: not world.core.pool.missing([BATCHES[1].digest]), timeout_s=700)
+    assert autojump_clock.current_time() <= rounds * module.REQUEST_TIMEOUT_S
+
+
+async def test_an_announcer_is_asked_one_thing_at_a_time(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Who announces again and again takes no more than one place of those that are asked at once."""
+    world = World(nursery, ["silent", "honest"])
+    world.honest("honest")
+    for batch in BATCHES[1:]:
+        world.sync.announced("silent", [batch.digest])
+        await wait_all_tasks_blocked()
+    assert world.network.asked == [("silent", REQUEST_BATCHES)]
+    world.sync.announced("honest", [BATCHES[0].digest])
+    await until(lambda: not world.core.pool.missing([BATCHES[0].digest]))
+    assert autojump_clock.current_time() < module.REQUEST_TIMEOUT_S
+    # Its other announcements have their turn afterwards.
+    await until(lambda: world.network.asked.count(("silent", REQUEST_BATCHES)) == 2, timeout_s=60)
+
+
+async def test_what_many_announce_is_fetched_from_one_of_them(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    world = World(nursery, ["one", "two", "three"])
+    for peer in ("one", "two", "three"):
+        world.honest(peer)
+        world.sync.announced(peer, [BATCHES[0].digest])
+    await until(lambda: not world.core.pool.missing([BATCHES[0].digest]))
+    await wait_all_tasks_blocked()
+    assert world.network.asked == [("one", REQUEST_BATCHES)]
+    assert world.sync._announced == {}
+
+
+async def test_who_announces_and_is_silent_keeps_a_batch_from_others_only_for_a_moment(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    world = World(nursery, ["silent", "honest"])
+    world.honest("honest")
+    for peer in ("silent", "honest"):
+        world.sync.announced(peer, [BATCHES[0].digest])
+    await until(lambda: not world.core.pool.missing([BATCHES[0].digest]))
+    assert world.network.asked == [("silent", REQUEST_BATCHES), ("honest", REQUEST_BATCHES)]
+    assert autojump_clock.current_time() < 2 * module.ALONE_S
 
 
 async def test_nothing_happens_without_peers(autojump_clock: object, nursery: trio.Nursery) -> None:
