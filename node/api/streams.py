@@ -10,12 +10,14 @@ from http import HTTPStatus
 from typing import Annotated
 
 import msgspec
+import structlog
 import trio
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ledger.errors import SpchainError
 from ledger.transactions import transaction_id
 from node.api import views
 from node.api.contract_models import ContractNews
@@ -23,6 +25,8 @@ from node.api.contract_scan import news_at
 from node.api.errors import Problem
 from node.api.served import Served
 from node.events import BlockEvent
+
+log = structlog.get_logger()
 
 MAX_STREAMS = 32
 """Streams at once; half of the subscribers that a node takes."""
@@ -56,11 +60,15 @@ def stream_routes(node: Served) -> APIRouter:
                 detail = "Last-Event-ID is no height"
                 raise Problem(HTTPStatus.BAD_REQUEST, "bad_event_id", detail, "send the id of the last event")
             from_height = int(last) + 1
+        # The genesis is no event; the first microblock is.
+        newest = node.store.head().height
+        first = newest + 1 if from_height is None else max(from_height, 1)
+        if first <= newest:
+            # What cannot be read is told before the stream begins; in its midst there is only an end.
+            await past_event(node, first)
         if streams.running >= MAX_STREAMS:
             detail = f"{MAX_STREAMS} clients follow this node's events"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "busy", detail, "follow another node", {"Retry-After": "10"})
-        # The genesis is no event; the first microblock is.
-        first = node.store.head().height + 1 if from_height is None else max(from_height, 1)
         return _EventStream(node, streams, first, with_receipts=receipts, with_contracts=contracts)
 
     return router
@@ -104,10 +112,14 @@ class _EventStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             # Tells the client at once that the stream is open.
             await _send(send, b": spchain events\n\n")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
-                await self._produce(send)
-                nursery.cancel_scope.cancel()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
+                    await self._produce(send)
+                    nursery.cancel_scope.cancel()
+            except* SpchainError as group:
+                # The client comes back with Last-Event-ID and is told why.
+                log.warning("events break off", next_height=self._next, error=str(group.exceptions[0]))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._streams.running -= 1

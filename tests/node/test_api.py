@@ -484,6 +484,41 @@ async def test_a_fault_of_ours_is_a_500_without_details(
     assert "secret" not in answer.text
 
 
+@pytest.fixture
+def unreadable(node: LoneNode, monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
+    """Hashes of microblocks that the disk cannot give back."""
+    lost: set[bytes] = set()
+    read = node.store.microblock
+
+    def reading(block_hash: bytes) -> bytes | None:
+        if block_hash in lost:
+            raise StoreError("the disk cannot read; replace it")
+        return read(block_hash)
+
+    monkeypatch.setattr(node.store, "microblock", reading)
+    return lost
+
+
+async def test_events_that_cannot_be_read_are_a_507(
+    client: httpx.AsyncClient, node: LoneNode, unreadable: set[bytes]
+) -> None:
+    node.commit([])
+    unreadable.add(node.store.head().block_hash)
+    assert_problem(await client.get("/v1/events?from_height=1"), 507, "storage")
+
+
+async def test_events_end_where_they_cannot_be_read_any_further(
+    client: httpx.AsyncClient, node: LoneNode, unreadable: set[bytes]
+) -> None:
+    for _ in range(3):
+        node.commit([])
+    unreadable.add(node.store.head().block_hash)
+    with capture_logs() as logs:
+        answer = await client.get("/v1/events?from_height=1")
+    assert [line for line in answer.text.splitlines() if line.startswith("id: ")] == ["id: 1", "id: 2"]
+    assert [(entry["log_level"], entry["event"]) for entry in logs] == [("warning", "events break off")]
+
+
 # ------------------------------------------------------------------ blobs and the token
 
 
