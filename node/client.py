@@ -10,7 +10,6 @@ import msgspec
 
 from ledger.blocks import SignedKeyblock
 from ledger.codec import encode
-from ledger.errors import SpchainError
 from node.api import event_models, mining_models, models, proof_models, reputation_models, status_models
 from node.consent_client import ConsentClient
 from node.contract_client import ContractClient
@@ -50,13 +49,6 @@ class NodeClient(HttpClient):
     def status(self) -> status_models.Status:
         """Return how the node is."""
         return self.read(status_models.Status, "/v1/status")
-
-    def is_healthy(self) -> bool:
-        """Tell whether the node can serve and write."""
-        try:
-            return self.read(status_models.Health, "/healthz").status == "ok"
-        except SpchainError:
-            return False
 
     def genesis(self) -> models.GenesisInfo:
         """Return the network's genesis."""
