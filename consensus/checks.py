@@ -7,7 +7,6 @@ from consensus.epoch import Epoch
 from consensus.messages import Proposal
 from consensus.safety import extends_safely
 from ledger.blocks import Microblock, SignedMicroblock, is_well_formed, microblock_signing_digest
-from ledger.crypto.keys import verify
 from ledger.errors import InvalidInput
 
 LAST_ROUND = 2**62
@@ -96,6 +95,5 @@ def _check_signed(epoch: Epoch, signed: SignedMicroblock, block_hash: bytes) -> 
         raise InvalidInput(f"{header.leader.hex()} is not in the committee of epoch {epoch.number}")
     if len(block.batches) > epoch.parameters.block_batches or not is_well_formed(block):
         raise InvalidInput(f"microblock of round {header.round}: its content is not what the header states")
-    public_key = epoch.committee.members[index].public_key
-    if not verify(public_key, microblock_signing_digest(epoch.chain_id, block_hash), signed.signature):
+    if not epoch.is_signed(index, microblock_signing_digest(epoch.chain_id, block_hash), signed.signature):
         raise InvalidInput(f"microblock of round {header.round} is not signed by its leader")

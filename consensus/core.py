@@ -234,6 +234,8 @@ class Core:
             return  # it was said before the epoch ended
         try:
             on_message(desk, message)
+        except Untimely:
+            return  # others brought it before us, or what we did since has overtaken it
         except InvalidInput as error:
             raise AssertionError(f"a message of our own is wrong: {error}") from error
 

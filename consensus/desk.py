@@ -55,8 +55,8 @@ class Desk:
         """What the creator of the epoch's keyblock has revealed."""
         self.accused: set[bytes] = set()
         """Members already told of by `Misbehaviour`."""
-        self.helped_ms: dict[int, int] = {}
-        """When members that had fallen behind were last told, by index."""
+        self._last_ms: dict[tuple[str, int], int] = {}
+        """When what others may repeat was last heeded, by what it is and the member's index."""
         self.early: deque[Message] = deque(maxlen=MAX_EARLY)
         """Messages of the next epoch, not checked."""
         self.early_again: deque[Message] = deque()
@@ -118,6 +118,15 @@ class Desk:
         if member not in self.accused:
             self.accused.add(member)
             self.emit(Misbehaviour(member, what, evidence))
+
+    def lately(self, what: str, index: int = 0) -> bool:
+        """Tell whether something was heeded less than half a time-out ago: who repeats for those who missed it leaves more time."""
+        last_ms = self._last_ms.get((what, index))
+        return last_ms is not None and self.now_ms < last_ms + self.pacemaker.patience.timing.timeout_ms // 2
+
+    def heed(self, what: str, index: int = 0) -> None:
+        """Note that something is heeded now; `what` is one of a few words, so the notes are bounded by the committee."""
+        self._last_ms[what, index] = self.now_ms
 
     def request_chain(self) -> None:
         """Ask for what follows the newest certified microblock here, and the next time for what follows the head.

@@ -23,7 +23,7 @@ from consensus.messages import Certificate
 from consensus.retarget import check_not_ahead, check_not_early
 from consensus.work import check_work
 from ledger.blocks import MicroblockHeader, SignedKeyblock, is_signed_by_miner
-from ledger.crypto.keys import address_of
+from ledger.crypto.keys import address_of, verify
 from ledger.crypto.unique_signature import is_public_key
 from ledger.errors import InvalidInput
 from ledger.miners import EpochRecord
@@ -31,6 +31,8 @@ from ledger.rules import Parameters
 
 _SEEDS = 4
 """Schedules kept: of the fallback seed, the revealed one, and spare."""
+MAX_SIGNATURES = 8192
+"""Signatures remembered as right, about 3 MB: those of the largest committee in all rounds that votes are kept of, twice over."""
 
 
 class Chain(msgspec.Struct, frozen=True):
@@ -79,6 +81,7 @@ class Epoch:
         """Certifies the root in this epoch; it needs no votes, because the epoch exists only where the root is final."""
         self.fallback_seed = self._seed_of(None)
         self._schedules: dict[bytes, Schedule] = {}
+        self._right: dict[tuple[int, bytes, bytes], None] = {}
 
     # ------------------------------------------------------------------ leaders
 
@@ -140,6 +143,21 @@ class Epoch:
         return next_seed(self.root.seed, self.record.keyblock, reveal) if self.number else self.root.seed
 
     # ------------------------------------------------------------------ checks
+
+    def is_signed(self, member: int, digest: bytes, signature: bytes) -> bool:
+        """Tell whether a member, by index, signed a 32-byte digest; about 50 µs, and nearly nothing if it was found right before.
+
+        The same votes come in many certificates, and anybody may put signatures together anew and say them again.
+        """
+        signed = (member, digest, signature)
+        if signed in self._right:
+            return True
+        if not verify(self.committee.members[member].public_key, digest, signature):
+            return False
+        self._right[signed] = None
+        if len(self._right) > MAX_SIGNATURES:
+            del self._right[next(iter(self._right))]
+        return True
 
     def is_reveal(self, reveal: bytes) -> bool:
         """Tell whether this is the one signature of the keyblock's creator that the seed rests on; about 2 ms."""

@@ -3,6 +3,11 @@
 
 Nothing counts unchecked: a proposal by its leader's signature and place, a vote or time-out by its signature, and a
 certificate by all of its own, whoever brings it.
+
+Anybody may say again what was once said rightly. So what nothing can follow from any more is `Untimely` before a signature is
+checked: then it costs little here, and it is not passed on. What is right and known but may be new to others, because members
+repeat it, is passed on once in half a time-out. Votes and certificates of the rounds that votes are kept of are looked at as
+long as they hold a vote that is not known: it may convict its member.
 """
 
 from consensus.acting import give_up, try_commit
@@ -25,7 +30,6 @@ from consensus.messages import (
 )
 from consensus.safety import newest_round
 from ledger.blocks import microblock_hash
-from ledger.crypto.keys import verify
 from ledger.errors import InvalidInput
 from ledger.evidence import conflicting_microblocks, conflicting_votes
 from ledger.votes import vote_digest
@@ -55,7 +59,7 @@ def on_message(desk: Desk, message: Message) -> None:
     elif isinstance(message, Reveal):
         _on_reveal(desk, message)
     else:
-        _learn(desk, message.certificate, message.timeout_certificate)
+        _on_certified(desk, message)
 
 
 def _epoch_of(message: Proposal | Vote | Timeout | Certified | Reveal) -> int:
@@ -69,10 +73,17 @@ def on_proposal(desk: Desk, proposal: Proposal) -> None:
     signed = proposal.signed
     header = signed.microblock.header
     block_hash = microblock_hash(header)
-    if header.round <= desk.known.root.round or block_hash in desk.known.tree:
-        return
-    check_proposal(desk.epoch, proposal, block_hash)
+    if header.round <= desk.known.root.round:
+        raise Untimely(f"proposal of round {header.round}; round {desk.known.root.round} is final here")
+    if block_hash in desk.known.tree or desk.known.is_orphan(header):
+        raise Untimely(f"the proposal of round {header.round} is here already")
     known_hash, known = desk.proposed.get((header.round, header.leader), (block_hash, signed))
+    if known_hash != block_hash and header.leader in desk.accused:
+        raise Untimely(f"another proposal of round {header.round}; its leader is accused already")
+    beside = proposal.certificate.round < desk.known.root.round
+    if known_hash == block_hash and beside and not _is_news(desk, proposal.certificate, proposal.timeout_certificate):
+        raise Untimely(f"proposal of round {header.round} beside what is final here")
+    check_proposal(desk.epoch, proposal, block_hash)
     if known_hash != block_hash:
         index = desk.committee.index_of(header.leader)
         assert index is not None, "a checked proposal is a member's"
@@ -84,7 +95,7 @@ def on_proposal(desk: Desk, proposal: Proposal) -> None:
         desk.accuse(evidence, header.leader, f"proposed two microblocks in round {header.round}")
         return
     _learn(desk, proposal.certificate, proposal.timeout_certificate)
-    if proposal.certificate.round < desk.known.root.round:
+    if beside:
         return  # it would replace what is final here: its parent will never come
     parent = desk.known.tree.get(header.parent)
     if parent is None:
@@ -108,17 +119,19 @@ def _on_offer(desk: Desk, offer: Offer) -> None:
         if desk.candidate != offer.keyblock:
             # One solution can be signed again and again: only the first keyblock travels on.
             raise Untimely("another keyblock is the first one here")
+        _hear_again(desk, "keyblock")
         return
-    desk.epoch.check_keyblock(offer.keyblock)
     try:
         desk.epoch.check_not_ahead(offer.keyblock, desk.now_ms)
     except InvalidInput as error:
         raise Untimely(str(error)) from error
+    desk.epoch.check_keyblock(offer.keyblock)
     desk.candidate = offer.keyblock
 
 
 def _on_reveal(desk: Desk, reveal: Reveal) -> None:
     if reveal.signature == desk.reveal:
+        _hear_again(desk, "reveal")
         return
     if desk.reveal is not None or not desk.known.root.begins_epoch:
         raise Untimely(f"the seed of epoch {reveal.epoch} is fixed")
@@ -127,15 +140,32 @@ def _on_reveal(desk: Desk, reveal: Reveal) -> None:
     desk.reveal = reveal.signature
 
 
+def _hear_again(desk: Desk, what: str) -> None:
+    """What is here comes again: others may have missed it, but not every moment."""
+    if desk.lately(what):
+        raise Untimely(f"the {what} is here already")
+    desk.heed(what)
+
+
+def _on_certified(desk: Desk, message: Certified) -> None:
+    certificate, ended = message.certificate, message.timeout_certificate
+    if not _is_news(desk, certificate, ended) and (
+        certificate.round < desk.known.high.round or desk.lately("certified")
+    ):
+        raise Untimely(f"certificate of round {certificate.round}; here it is round {desk.pacemaker.round}")
+    _learn(desk, certificate, ended)
+    desk.heed("certified")
+
+
 def _on_vote(desk: Desk, vote: Vote) -> None:
     index = desk.committee.index_of(vote.voter)
     if index is None:
         raise InvalidInput(f"vote of {vote.voter.hex()}, who is not in the committee of epoch {desk.epoch.number}")
     round_ = desk.pacemaker.round
-    if not desk.votes.covers(vote.round, round_) or desk.votes.knows(vote.round, index, vote.block_hash):
-        return
+    if not desk.votes.covers(vote.round, round_) or _knows_vote(desk, vote.round, index, vote.block_hash):
+        raise Untimely(f"vote in round {vote.round}, which is here already or far from round {round_}")
     digest = vote_digest(desk.epoch.chain_id, vote.epoch, vote.round, vote.block_hash)
-    if not verify(desk.committee.members[index].public_key, digest, vote.signature):
+    if not desk.epoch.is_signed(index, digest, vote.signature):
         raise InvalidInput(f"vote in round {vote.round} is not signed by {vote.voter.hex()}")
     if (
         not _keep_vote(desk, vote.round, index, (vote.block_hash, vote.signature))
@@ -146,6 +176,12 @@ def _on_vote(desk: Desk, vote: Vote) -> None:
     if certificate is not None:
         _take_certificate(desk, certificate)  # each of its votes has been checked
         desk.announce = certificate
+
+
+def _knows_vote(desk: Desk, round_: int, index: int, block_hash: bytes) -> bool:
+    """Tell whether nothing can follow from a vote: it is here, or its member is accused and its first vote in the round counts."""
+    first = desk.votes.voted_for(round_, index)
+    return first == block_hash or (first is not None and desk.committee.members[index].address in desk.accused)
 
 
 def _keep_vote(desk: Desk, round_: int, index: int, vote: SignedHash) -> bool:
@@ -164,14 +200,24 @@ def _on_timeout(desk: Desk, timeout: Timeout) -> None:
     if index is None:
         raise InvalidInput(f"time-out of {timeout.voter.hex()}, not in the committee of epoch {desk.epoch.number}")
     high_round = timeout.high_certificate.round
+    late = timeout.term < desk.pacemaker.term
+    news = _is_news(desk, timeout.high_certificate, timeout.entry) or (
+        not late and desk.pacemaker.timeouts.is_newer(timeout, index)
+    )
+    if not news and desk.lately("help" if late else "time-out", index):
+        raise Untimely(f"the time-out of term {timeout.term} of {timeout.voter.hex()} brings nothing new")
     digest = timeout_digest(desk.epoch.chain_id, timeout.epoch, timeout.term, high_round)
-    if not verify(desk.committee.members[index].public_key, digest, timeout.signature):
+    if not desk.epoch.is_signed(index, digest, timeout.signature):
         raise InvalidInput(f"time-out of term {timeout.term} is not signed by {timeout.voter.hex()}")
+    if late and not news:
+        _help_up(desk, index)
+        raise Untimely(f"time-out of term {timeout.term}; here it is {desk.pacemaker.term}")
     _learn(desk, timeout.high_certificate, timeout.entry)
     if timeout.term < desk.pacemaker.term or high_round < desk.known.high.round:
         _help_up(desk, index)
     if timeout.term < desk.pacemaker.term:
         return
+    desk.heed("time-out", index)
     timeouts = desk.pacemaker.timeouts
     timeouts.add(timeout, index)
     ended = timeouts.certificate(desk.committee, timeout.term)
@@ -185,11 +231,10 @@ def _on_timeout(desk: Desk, timeout: Timeout) -> None:
 
 def _help_up(desk: Desk, index: int) -> None:
     """Tell a member that has fallen behind where we are; anybody may repeat its old time-outs, so not each time."""
-    now_ms, interval_ms = desk.now_ms, desk.pacemaker.patience.timing.timeout_ms // 2
     ours = desk.member is not None and index == desk.member.index
-    if ours or now_ms < desk.helped_ms.get(index, now_ms - interval_ms) + interval_ms:
+    if ours or desk.lately("help", index):
         return
-    desk.helped_ms[index] = now_ms
+    desk.heed("help", index)
     address = desk.committee.members[index].address
     desk.emit(Send(address, Certified(desk.known.high, desk.pacemaker.entry)))
 
@@ -217,6 +262,20 @@ def on_chain(desk: Desk, blocks: tuple[CertifiedMicroblock, ...]) -> None:
         desk.overtaken = desk.overtaken or node.ends_epoch
         _take_certificate(desk, block.certificate)
         try_commit(desk)
+
+
+def _is_news(desk: Desk, certificate: Certificate, ended: TimeoutCertificate | None) -> bool:
+    """Tell whether anything can follow from certificates here, if they are right."""
+    if ended is not None and ended.term >= desk.pacemaker.term:
+        return True
+    known, round_ = desk.known, certificate.round
+    if round_ > known.high.round or (
+        round_ > known.root.round and known.certificate_of(certificate.block_hash) is None
+    ):
+        return True
+    return desk.votes.covers(round_, desk.pacemaker.round) and not all(
+        _knows_vote(desk, round_, vote.member, certificate.block_hash) for vote in certificate.votes
+    )
 
 
 def _learn(desk: Desk, certificate: Certificate, ended: TimeoutCertificate | None) -> None:

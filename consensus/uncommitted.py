@@ -7,6 +7,7 @@ import msgspec
 
 from consensus.block_tree import BlockTree, CertifiedMicroblock, Node
 from consensus.messages import Certificate, Proposal
+from ledger.blocks import MicroblockHeader
 
 MAX_ORPHANS = 16
 """Proposals kept while their parents are fetched; newer ones come with every round, so a few suffice."""
@@ -138,6 +139,11 @@ class Uncommitted:
         self._orphans[header.round, header.leader] = proposal
         while len(self._orphans) > MAX_ORPHANS:
             del self._orphans[min(self._orphans)]
+
+    def is_orphan(self, header: MicroblockHeader) -> bool:
+        """Tell whether a microblock waits for its parent."""
+        orphan = self._orphans.get((header.round, header.leader))
+        return orphan is not None and orphan.signed.microblock.header == header
 
     def adoptable(self) -> Iterable[Proposal]:
         """Take out and yield orphans whose parent has come, oldest first; those that came too late are dropped."""

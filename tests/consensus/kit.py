@@ -29,6 +29,7 @@ from consensus.events import (
     Persist,
     Received,
     ReceivedChain,
+    Refused,
     RequestBatches,
     RequestChain,
     Send,
@@ -575,3 +576,8 @@ def hash_of(proposal: Proposal) -> bytes:
 
 def messages(effects: Sequence[Effect]) -> list[Message]:
     return [effect.message for effect in effects if isinstance(effect, Send | Broadcast)]
+
+
+def blames(effects: Sequence[Effect]) -> list[bool]:
+    """Of each refusal among the effects, whether it was the sender's fault."""
+    return [effect.at_fault for effect in effects if isinstance(effect, Refused)]

@@ -162,11 +162,11 @@ def test_votes_become_a_certificate_in_whatever_order_they_come() -> None:
 def test_a_second_vote_of_a_member_in_a_round_does_not_count_and_is_told() -> None:
     votes = VoteCollector(8)
     votes.add(5, 0, signed(0, 5), 5)
-    assert votes.knows(5, 0, BLOCK)
-    assert not votes.knows(5, 0, b"c" * 32)
-    assert not votes.knows(6, 0, BLOCK)
+    assert votes.voted_for(5, 0) == BLOCK
+    assert votes.voted_for(6, 0) is None
+    assert votes.voted_for(5, 1) is None
     assert votes.add(5, 0, signed(0, 5, b"c" * 32), 5) == signed(0, 5), "the first one"
-    assert votes.knows(5, 0, BLOCK)
+    assert votes.voted_for(5, 0) == BLOCK
     for i in (1, 2):
         votes.add(5, i, signed(i, 5, b"c" * 32), 5)
     assert votes.certificate(NET.committee, 5, b"c" * 32) is None

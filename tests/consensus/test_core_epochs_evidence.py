@@ -70,7 +70,8 @@ def test_a_vote_from_long_ago_is_not_kept_and_not_checked() -> None:
         net.give(f"b{number}")
         net.run()
     assert net.cores[0].round > VOTE_WINDOW_ROUNDS + 1
-    assert net.step(0, Received(replace(net.vote(1, 1, A), signature=bytes(64)))) == []
+    effects = net.step(0, Received(replace(net.vote(1, 1, A), signature=bytes(64))))
+    assert [e.at_fault for e in effects if isinstance(e, Refused)] == [False]
     assert len(net.cores[0]._desk.votes._rounds) <= 2 * VOTE_WINDOW_ROUNDS + 1
 
 
@@ -163,8 +164,10 @@ def test_another_signature_of_the_same_vote_or_proposal_is_no_offence() -> None:
     resigned = replace(proposal, signed=replace(signed, signature=second_signature(lead, block_digest)))
     assert again != vote
     assert resigned != proposal
-    for message in (vote, again, proposal, resigned):
-        assert not [e for e in net.step(watcher, Received(message)) if isinstance(e, Refused | Misbehaviour)]
+    for message, is_known in ((vote, False), (again, True), (proposal, False), (resigned, True)):
+        effects = net.step(watcher, Received(message))
+        assert not [e for e in effects if isinstance(e, Misbehaviour)]
+        assert [e.at_fault for e in effects if isinstance(e, Refused)] == [False] * is_known
 
 
 def second_signature(i: int, digest: bytes) -> bytes:
@@ -241,9 +244,10 @@ def test_a_certificate_that_is_not_of_the_epochs_committee_counts_nothing(label:
 
 def test_a_root_certificate_of_another_microblock_or_with_another_round_counts_nothing() -> None:
     net = later(1)
-    for wrong in (replace(net.root, block_hash=A), replace(net.root, round=net.root.round + 1)):
-        effects = net.step(1, Received(Certified(wrong, None)))
-        assert [e.at_fault for e in effects if isinstance(e, Refused)] == [True]
+    wrong = (replace(net.root, block_hash=A), replace(net.root, round=net.cores[1].high.round + 1))
+    for certificate, is_old in zip(wrong, (True, False), strict=True):
+        effects = net.step(1, Received(Certified(certificate, None)))
+        assert [e.at_fault for e in effects if isinstance(e, Refused)] == [not is_old]
 
 
 def test_an_old_member_has_no_voice_in_the_next_epoch() -> None:

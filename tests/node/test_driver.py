@@ -384,8 +384,9 @@ def test_proof_of_misbehaviour_is_handed_on_once(world: World) -> None:
     world.pay(0)
     other = b"x" * 32
     signature = MEMBER.signing.sign(vote_digest(CHAIN, 0, 1, other))
-    for _ in range(2):
-        assert world.step(Received(Vote(0, 1, other, MEMBER.address, signature))) is None
+    for is_known in (False, True):
+        refused = world.step(Received(Vote(0, 1, other, MEMBER.address, signature)))
+        assert (refused is not None) == is_known
     (evidence,) = world.reported
     guilt = check_evidence(CHAIN, evidence)
     assert (guilt.offender, guilt.epoch, guilt.round) == (MEMBER.signing.public_key, 0, 1)
@@ -418,7 +419,9 @@ def test_votes_are_not_repeated_for_messages_that_come_again(world: World) -> No
     proposals = [message for message in world.sent if isinstance(message, Proposal)]
     before = len(world.sent)
     for proposal in proposals:
-        assert world.step(Received(proposal)) is None
+        refused = world.step(Received(proposal))
+        assert refused is not None
+        assert not refused.at_fault
     assert [m for m in world.sent[before:] if isinstance(m, Vote)] == []
 
 
