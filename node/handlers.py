@@ -132,6 +132,8 @@ class NetworkHandlers:
         """Give a consensus message to the core; raises `InvalidInput` for a wrong one, `NotAvailable` for one of no use now."""
         if self._joining.holds:
             raise NotAvailable("this node has not chosen its chain yet")
+        if self._driver.halted:
+            raise NotAvailable("this node cannot write now: it looks at nothing, and passes nothing on")
         refused = self._driver.handle(Received(decode_message(payload)))
         if refused is not None:
             raise InvalidInput(refused.reason) if refused.at_fault else NotAvailable(refused.reason)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from consensus.messages import Certificate, Certified
 from ledger import testing
 from ledger.codec import encode
 from ledger.contract_bodies import CommitBatch
@@ -195,6 +196,25 @@ async def test_wrong_messages_are_refused_by_type(tmp_path: Path) -> None:
         with pytest.raises(UnknownMethod):
             await service.on_request(STRANGER, "none", b"")
         assert len(service._pool) == 0
+
+
+async def test_what_a_node_has_not_looked_at_is_not_passed_on(tmp_path: Path) -> None:
+    async with Net(tmp_path) as net:
+        service = net.nodes[0].service
+        (outcome,) = await service.submit([pay(0, 0)])
+        assert outcome.accepted
+        await net.agreed(1)
+        old = encode(Certified(service._driver.core.epoch.root_certificate, None))
+        false = encode(Certified(Certificate(0, 2**40, bytes(32), ()), None))
+        with pytest.raises(NotAvailable, match="certificate of round 0"):
+            service.take_message(old)
+        with pytest.raises(InvalidInput):
+            service.take_message(false)
+        # Nothing runs in between: the node does not try to write before the reason is gone again.
+        service._driver.halted = "no space left"
+        with pytest.raises(NotAvailable, match="cannot write"):
+            service.take_message(false)
+        service._driver.halted = ""
 
 
 async def test_messages_wait_until_the_node_is_composed(tmp_path: Path) -> None:
