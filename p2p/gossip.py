@@ -325,7 +325,7 @@ class Gossip(Pubsub):
                 for culprit in {origin, str(forwarder)}:
                     self._penalise(culprit, 20, f"gossip on {topic}: {error}")
             except SpchainError as error:
-                log.info("gossip not taken", topic=topic, origin=origin, error=str(error)[:200])
+                log.debug("gossip not taken", topic=topic, origin=origin, error=str(error)[:200])
             except Exception:
                 # Our own fault, but a peer's message must never stop the node (invariant I13).
                 log.exception("gossip handler failed", topic=topic, origin=origin)
