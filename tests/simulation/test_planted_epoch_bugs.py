@@ -43,7 +43,7 @@ from simulation.run import Failure, run
 from simulation.scenario import Crash, FullDisk, Partition, Scenario
 
 Patch = pytest.MonkeyPatch
-SEEDS = 40
+SEEDS = 80
 """At most so many runs until a bug must have shown itself."""
 
 CALM = Scenario(
