@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# A machine shared with other work is slow now and then; a deadline would measure that. In CI, examples are drawn without chance.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
+
 REAL_TIME = ("node", "p2p", "system")
 """Folders whose tests run real nodes against the real clock."""
-
-
-# A machine shared with other work is slow now and then; a deadline, or a check of how fast examples come, would measure that.
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

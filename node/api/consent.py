@@ -52,11 +52,9 @@ def consent_routes(node: Served) -> APIRouter:
         """Grants that an account may read by, or is a proxy of, in the order of their identifiers."""
         ask = queries.grantee_grants if role == "grantee" else queries.proxy_grants
         first = parse_hex(start, _DIGEST_BYTES, "grant") if start else b""
-        # One more than is shown tells where the next part begins, and a query gives no more than a page.
-        limit = min(limit, models.MAX_PAGE - 1)
-        found = list(ask(store, _address(address), first, limit + 1))
-        more = found[limit][0] if len(found) > limit else None
-        return answers.Grants(grants=tuple(_grant(store, *entry) for entry in found[:limit]), next_start=more)
+        found = list(ask(store, _address(address), first, limit))
+        more = _following(found[-1][0]) if len(found) == limit else None
+        return answers.Grants(grants=tuple(_grant(store, *entry) for entry in found), next_start=more)
 
     @router.get("/v1/patients/{address}/emergencies")
     async def emergencies(address: str, start: Start = 0, limit: Limit = 100) -> answers.Emergencies:

@@ -3,7 +3,7 @@
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import queries, testing
@@ -87,7 +87,7 @@ def test_a_transaction_is_found_with_its_last_effect(store: Store) -> None:
     assert find_transaction(store, transaction_id(late)).receipt == Receipt(1, 2, "nonce_gap")
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=7))
 def test_every_transaction_of_a_block_has_a_proof_for_it_and_for_no_other(sizes: list[int]) -> None:
     store = MemoryStore(GENESIS)

@@ -16,7 +16,7 @@ from ledger.codec import encode
 from ledger.contract_bodies import CommitBatch, FundContract, OpenContract
 from ledger.contract_state import contract_id_of
 from ledger.errors import InvalidInput
-from ledger.offchain import ContractTerms, SignedReceipt
+from ledger.offchain import ContractTerms, SignedReceipt, deposit_request
 from ledger.testing import key
 from node.actions import Actor
 from node.api import contract_models as models

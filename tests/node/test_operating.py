@@ -13,7 +13,7 @@ from ledger import testing
 from ledger.codec import encode
 from ledger.contract_bodies import CloseContract, CommitBatch, ForceOperation
 from ledger.errors import InvalidInput, NotFound, StoreError
-from ledger.offchain import MAX_FORCED
+from ledger.offchain import MAX_FORCED, deposit_request
 from ledger.store import Store
 from ledger.transactions import check_transaction
 from node.offchain import committing, serving

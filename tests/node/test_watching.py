@@ -22,7 +22,7 @@ from ledger.codec import encode
 from ledger.contract_bodies import ChallengeBatch, CloseContract
 from ledger.crypto.hashing import Tag, tagged_hash
 from ledger.errors import InvalidInput, NotFound, StoreError
-from ledger.offchain import BrokenReceipt, ForcedPlace, RequestReceipt, SignedReceipt, sign_receipt
+from ledger.offchain import BrokenReceipt, ForcedPlace, RequestReceipt, SignedReceipt, deposit_request, sign_receipt
 from ledger.state_tree import verify_state_proof
 from node.offchain import challenging, promises, replaying
 from node.offchain.receipt_file import ReceiptFile
