@@ -52,7 +52,8 @@ class LyingOperator(SimulatedOperator):
     """Runs one contract, and lies."""
 
     may_tear = False
-    _shadow: Operator | None = None
+    _shadow: tuple[Operator, int] | None = None
+    """A second core, and how many forced requests it has taken."""
     _has_lied = False
     _second: BatchCommitment | None = None
     _refused: tuple[int, BatchCommitment] | None = None
@@ -61,7 +62,8 @@ class LyingOperator(SimulatedOperator):
     _last_place: RequestReceipt | None = None
     elsewhere: Replica
     """Another replica, for data that home does not get."""
-    _snapshots: dict[int, Start]
+    _snapshots: dict[int, tuple[Start, int]]
+    """By batch: what it begins with, and how many forced requests were taken before it."""
     _forged: Entries
 
     def begin(self) -> None:
@@ -132,7 +134,8 @@ class LyingOperator(SimulatedOperator):
         if core is None:
             return
         if core.number not in self._snapshots:
-            self._snapshots[core.number] = Start(core.number, self._from_ms(core), tuple(core.state.entries()))
+            start = Start(core.number, self._from_ms(core), tuple(core.state.entries()))
+            self._snapshots[core.number] = start, self.taken
         if self.plan.lie == "forge_state" and self._lies_now(core.number):
             core.state.put(b"m" + balance_key(self.key.address), encode(self.rng.choice(FORGED_MICROCREDIT)))
             self._has_lied = True
@@ -180,7 +183,7 @@ class LyingOperator(SimulatedOperator):
         if second is not None and contract.batch_count == second.number and self.rng.randrange(2):
             return CommitBatch(second)
         if second is not None and contract.root == second.new_root and self._shadow is not None:
-            self._go_on_with(self._shadow)
+            self._go_on_with(*self._shadow)
             self._second = None
         if self._is_mute():
             return WAIT
@@ -245,10 +248,13 @@ class LyingOperator(SimulatedOperator):
             return
         self.to_commit[honest.number] = other.commitment
         assert self._shadow is not None, "it has just made a batch"
-        self._go_on_with(self._shadow)
+        self._go_on_with(*self._shadow)
 
-    def _otherwise(self, snapshot: Start, honest: BatchCommitment, items: Sequence[BatchItem]) -> Batch | None:
+    def _otherwise(
+        self, snapshot: tuple[Start, int], honest: BatchCommitment, items: Sequence[BatchItem]
+    ) -> Batch | None:
         """Return another batch of the same number, made by a second core."""
+        start, taken = snapshot
         forced = {place.index for place in honest.forced}
         wanted = [(item.request, item.time_ms, index in forced) for index, item in enumerate(items)]
         free = [place for place, (_, _, is_forced) in enumerate(wanted) if not is_forced]
@@ -265,7 +271,7 @@ class LyingOperator(SimulatedOperator):
         else:
             del wanted[place]
         limits = OperatorLimits(batch_age_ms=self.plan.batch_ms, waiting_batches=WAITING_BATCHES)
-        shadow = Operator(self.chain_id, self.terms, self.key, MACHINES, limits, snapshot)
+        shadow = Operator(self.chain_id, self.terms, self.key, MACHINES, limits, start)
         for raw, time_ms, is_forced in wanted:
             try:
                 shadow.accept(raw, time_ms, is_forced=is_forced)
@@ -273,10 +279,10 @@ class LyingOperator(SimulatedOperator):
                 continue
         if shadow.cut(honest.until_ms) is None:
             return None
-        self._shadow = shadow
+        self._shadow = shadow, taken + len(honest.forced)
         return shadow.durable(shadow.appended).batches[0]
 
-    def _go_on_with(self, shadow: Operator) -> None:
-        """Forget what the first core has promised since."""
-        self.core, self._shadow = shadow, None
+    def _go_on_with(self, shadow: Operator, taken: int) -> None:
+        """Forget what the first core has promised since, and take again what was forced since."""
+        self.core, self._shadow, self.taken = shadow, None, taken
         self.forget(shadow.appended)

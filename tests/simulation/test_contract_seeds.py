@@ -97,6 +97,11 @@ def test_whoever_lies_about_a_batch_is_convicted(lie: str) -> None:
     assert ends[True] >= (1 if lie in {"drop", "reorder", "replace", "equivocate"} else 3)
 
 
+def test_who_goes_on_with_another_batch_takes_again_what_was_forced_since() -> None:
+    for seed in (396, 401):
+        run(draw_scenario(seed, contracts=True))
+
+
 @pytest.mark.parametrize("lie", ["withhold_all", "ignore_forced", "stop"])
 def test_whoever_does_not_answer_is_frozen_and_everybody_paid(lie: str) -> None:
     world = world_of(lying(lie))
