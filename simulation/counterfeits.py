@@ -32,13 +32,13 @@ from ledger.evidence import ConflictingVotes
 from ledger.state import State
 from ledger.transactions import encode_batch
 from ledger.votes import vote_digest
+from simulation.clients import expiry_after
 from simulation.miner import Miner, solve
 from simulation.replica import Replica
 from simulation.scenario import Scenario
 
 MOST_SLANDERS = 3
 """Each costs the slanderer a penalty and everybody a transaction."""
-EXPIRY_HEIGHT = 900
 
 _replace = msgspec.structs.replace
 
@@ -170,9 +170,10 @@ class Counterfeiter:
         evidence = ConflictingVotes(
             testing.key(victim).public_key, 0, 1, hashes[0], signatures[0], hashes[1], signatures[1]
         )
-        nonce = State(self._replica.disk.store).account(self._key.address).nonce
+        store = self._replica.disk.store
+        nonce, expiry_height = State(store).account(self._key.address).nonce, expiry_after(store.head().height)
         body = ReportMisbehaviour(evidence)
-        raw = testing.signed(self._replica.chain_id, self._key, body, nonce, expiry_height=EXPIRY_HEIGHT)
+        raw = testing.signed(self._replica.chain_id, self._key, body, nonce, expiry_height=expiry_height)
         self._replica.submit(encode_batch([raw]))
 
 

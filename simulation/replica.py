@@ -376,7 +376,8 @@ class Replica:
 
     def _request_chain(self, after_height: int) -> None:
         assert self.core is not None, "effects are a running core's"
-        if self._may_ask(b"chain"):
+        # By height: a core asks after its tip and after its head in turn, and one throttle for both could always swallow the same.
+        if self._may_ask(b"chain%d" % after_height):
             request = encode(ChainRequest(self.core.epoch.number, after_height, ANSWER_BLOCKS))
             self._world.send(self, self._world.someone_else(self), Kind.ASK_CHAIN, request)
 
