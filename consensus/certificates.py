@@ -75,8 +75,10 @@ class VoteCollector:
 
     def add(self, round_: int, index: int, vote: SignedHash, current_round: int) -> SignedHash:
         """Keep a checked vote of a round that is covered; returns the member's first vote in it, which may be another one."""
-        self.forget_before(current_round - self._window_rounds)
-        return self._rounds.setdefault(round_, {}).setdefault(index, vote)
+        if round_ not in self._rounds:
+            self._forget_before(current_round - self._window_rounds)
+            self._rounds[round_] = {}
+        return self._rounds[round_].setdefault(index, vote)
 
     def voted_for(self, round_: int, index: int) -> bytes | None:
         """Return the hash of the microblock that a member voted for first in a round, as far as is known here."""
@@ -91,7 +93,7 @@ class VoteCollector:
             return None
         return Certificate(committee.epoch, round_, block_hash, tuple(SignedIndex(i, s) for i, s in signed))
 
-    def forget_before(self, round_: int) -> None:
+    def _forget_before(self, round_: int) -> None:
         """Drop rounds whose votes nobody needs any more."""
         for old in [r for r in self._rounds if r < round_]:
             del self._rounds[old]

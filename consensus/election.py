@@ -45,6 +45,8 @@ _HASH_RANGE = 1 << (8 * DIGEST_BYTES)
 _WITHHELD, _REVEALED = b"\x00", b"\x01"
 _MAX_ATTEMPTS = 1024
 """Draws until one falls under the limit: each fails with a chance below one half, all of them never."""
+_ORDERS = 8
+"""Orders of succession kept for each seed: of the last terms that began well, on the few parents that they could."""
 
 
 def reveal_message(previous_seed: bytes, keyblock_hash: bytes) -> bytes:
@@ -101,6 +103,7 @@ class Schedule:
         # `ledger.rules.check_parameters` sees to it: everybody has a turn in the end.
         assert min(self._weights) > 0, "an honest member has some reputation"
         self._sums = tuple(accumulate(self._weights))
+        self._orders: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def drawn(self, term: int) -> int:
         """Return the member that opens a term when the one before ended well."""
@@ -123,7 +126,18 @@ class Schedule:
         return self.succession(opened, first)[(term - opened) % len(self._weights)]
 
     def succession(self, opened: int, first: int) -> tuple[int, ...]:
-        """Return the whole committee in the order in which it leads while terms from `opened` on are lost."""
+        """Return the whole committee in the order in which it leads while terms from `opened` on are lost.
+
+        A committee of 31 takes a millisecond, and while terms are lost every message asks: the newest orders are kept.
+        """
+        known = self._orders.get((opened, first))
+        if known is None:
+            while len(self._orders) >= _ORDERS:
+                del self._orders[next(iter(self._orders))]
+            known = self._orders[opened, first] = self._draw_order(opened, first)
+        return known
+
+    def _draw_order(self, opened: int, first: int) -> tuple[int, ...]:
         order = [first]
         rest = [index for index in range(len(self._weights)) if index != first]
         while rest:
