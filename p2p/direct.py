@@ -3,7 +3,8 @@
 
 The correlation id of a frame is its number among all that the sending process has sent, to whomever. A batch whose write failed
 is sent again on the next stream; the receiver drops what it has by the number. Numbers do not begin anew with a connection: a peer
-that has not noticed the end of the one before remembers them.
+that has not noticed the end of the one before remembers them. They begin anew with a process: its greeting says that it is another
+one, and whoever admits it forgets the link with the one before (`p2p.admission`).
 """
 
 from collections import deque

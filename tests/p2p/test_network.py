@@ -11,6 +11,7 @@ from libp2p.peer.id import ID
 
 from ledger.errors import InvalidInput
 from p2p.addresses import Standing, parse_address
+from p2p.framing import encode_frame
 from p2p.muxer import WRITE_DEADLINE_S
 from p2p.network import NetworkConfig, open_network
 from tests.p2p.kit import Node, Recorder, World, make_config, muxer_of, stop_reading
@@ -87,6 +88,23 @@ async def test_a_restarted_process_replaces_what_is_left_of_the_old(world: World
     await after.connect_and_greet(one, instance=b"after...")
     await world.until(lambda: old.is_closed and one.knows(after.peer_id))
     assert one.recorder.peers == [(before.peer_id, True), (before.peer_id, False), (before.peer_id, True)]
+
+
+async def test_who_restarts_before_its_end_was_noticed_is_heard_whatever_its_last_process_said(world: World) -> None:
+    """A new process numbers its direct messages anew, far below those of the one that lost its power."""
+    one = await world.node("one")
+    before = await world.attacker("two")
+    old = await before.connect_and_greet(one, instance=b"before..")
+    stream = await before.stream(old, "/spchain/direct/1")
+    await stream.write(b"".join(encode_frame(1, number, b"") for number in range(1000)))
+    await world.until(lambda: len(one.recorder.direct) == 1000)
+    two = await world.node("two", bootstrap=(one.address,))
+    await world.until(lambda: two.connected_to(one))
+    assert one.recorder.peers == [(two.net.peer_id, came) for came in (True, False, True)]
+    assert two.net.send(one.net.peer_id, 1, b"back")
+    assert one.net.send(two.net.peer_id, 1, b"welcome")
+    await world.until(lambda: one.recorder.direct[1000:] == [(two.net.peer_id, 1, b"back")])
+    await world.until(lambda: two.recorder.direct == [(one.net.peer_id, 1, b"welcome")])
 
 
 async def test_who_comes_back_before_its_end_was_noticed_is_still_heard(world: World) -> None:
