@@ -9,6 +9,7 @@ from consensus.events import Received
 from consensus.messages import decode_message
 from ledger.errors import InvalidInput
 from ledger.store import Store
+from node.answers import answer
 from node.batcher import Batcher
 from node.batches import BatchPool
 from node.blobs import Blobs
@@ -19,7 +20,7 @@ from node.offchain.offchain import METHODS as OFFCHAIN_METHODS
 from node.offchain.offchain import Offchain
 from node.peers import PeerDirectory
 from node.proxying import METHODS, Proxying
-from node.sync import Sync, answer
+from node.sync import Sync
 from node.wire import (
     KIND_CONSENSUS,
     KIND_HAVE,

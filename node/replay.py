@@ -30,12 +30,13 @@ from ledger.genesis import Genesis
 from ledger.lmdb_environment import MAP_BYTES
 from ledger.lmdb_store import open_store
 from ledger.store import Head
+from node.answers import answer
 from node.batches import Batch, BatchPool, memory_bytes, open_asked
 from node.chain_peers import ChainPeers, known_of, reached_height
 from node.clock import now_ms
 from node.driver import Committed, Driver, Ports
 from node.safety_file import SafetyFile
-from node.sync import Sync, answer
+from node.sync import Sync
 from node.wire import ChainSummary
 
 log = structlog.get_logger()

@@ -40,9 +40,9 @@ from ledger.errors import InvalidInput, StoreError
 from ledger.genesis import Genesis, chain_id
 from ledger.offchain import data_digest
 from ledger.transactions import CheckedTransaction
+from node.answers import answer_batches, answer_chain
 from node.clock import Clock
 from node.safety_file import MAX_PROPOSALS, SafetySnapshot
-from node.sync import answer_batches, answer_chain
 from node.wire import (
     BatchesAnswer,
     ChainRequest,

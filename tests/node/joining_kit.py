@@ -20,12 +20,12 @@ from ledger.genesis import chain_id
 from ledger.lmdb_store import LmdbStore, open_store
 from ledger.memory_store import MemoryStore
 from ledger.store import Store
+from node.answers import answer
 from node.config import NodeConfig
 from node.identity import Identity
 from node.run import open_node
 from node.safety_file import SafetyFile
 from node.service import NodeService
-from node.sync import answer
 from node.wire import REQUEST_SUMMARY, TOPIC_BATCHES, TOPIC_CONSENSUS, ChainSummary, make_statement
 from p2p.network import Network, NetworkConfig, open_network
 from records.blob_store import MemoryBlobStore

@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 import trio
 
+from consensus.block_tree import CertifiedMicroblock
 from consensus.election import reveal
+from consensus.messages import Certificate
 from consensus.work import search
 from ledger import testing
-from ledger.blocks import Keyblock, SignedKeyblock, sign_keyblock
+from ledger.blocks import Keyblock, SignedKeyblock, SignedMicroblock, sign_keyblock
+from ledger.codec import decode
 from ledger.genesis import chain_id
 from ledger.memory_store import MemoryStore
 from ledger.transactions import CheckedTransaction, check_transaction, encode_batch
@@ -43,6 +46,18 @@ def forged(raw: bytes) -> bytes:
 
 def memory_store() -> MemoryStore:
     return MemoryStore(GENESIS)
+
+
+def chain_of(*batches: Batch) -> tuple[CertifiedMicroblock, ...]:
+    """Return certified microblocks of one batch each; nobody has signed their certificates."""
+    store, blocks = memory_store(), []
+    for batch in batches:
+        store.put_batches([(batch.digest, batch.raw)])
+        update = testing.next_update(store, [[batch.transactions[0].raw]])
+        store.commit(update)
+        signed = decode(SignedMicroblock, update.microblock, 2**20)
+        blocks.append(CertifiedMicroblock(signed, Certificate(0, update.head.round, update.head.block_hash, ())))
+    return tuple(blocks)
 
 
 def mined(work: MiningWork, miner: Identity, now_ms: int, /, **changes: object) -> SignedKeyblock:

@@ -18,9 +18,9 @@ from ledger import testing
 from ledger.blocks import Keyblock, MicroblockHeader
 from ledger.codec import encode
 from ledger.errors import InvalidInput
+from node.answers import answer_chain, answer_keyblocks
 from node.chain_peers import known_of, reached_height
 from node.chains import PeerChain, WorkProof, check_view, group_chains, ranked, stretch_of
-from node.sync import answer_chain, answer_keyblocks
 from node.wire import ChainRequest, ChainSummary, KeyblocksRequest, decode_chain_answer, decode_keyblocks_answer
 from tests.consensus.chains import ChainMaker
 from tests.node.joining_kit import CHAIN, history, idle, made

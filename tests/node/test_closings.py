@@ -18,12 +18,12 @@ from consensus.messages import Reveal
 from contracts.shipped import MACHINES
 from ledger.codec import encode
 from ledger.memory_store import MemoryStore
+from node.answers import answer, answer_chain
 from node.chain_peers import ChainPeers
 from node.chains import group_chains
 from node.clock import now_ms
 from node.replay import Replay, TrialRules
 from node.scout import Scout
-from node.sync import answer, answer_chain
 from node.wire import (
     MAX_CHAIN_BLOCKS,
     REQUEST_BATCHES,

@@ -16,11 +16,11 @@ from ledger.codec import encode
 from ledger.store import Store
 from node import contest as module
 from node import replay as replay_module
+from node.answers import answer
 from node.chains import group_chains
 from node.contest import Arena, Contest
 from node.replay import Replay, TrialRules
 from node.scout import Scout, Sight
-from node.sync import answer
 from node.wire import (
     REQUEST_BATCHES,
     REQUEST_CHAIN,

@@ -10,8 +10,9 @@ from contracts.shipped import MACHINES
 from ledger import testing
 from ledger.memory_store import MemoryStore
 from node import joining as module
+from node.answers import answer
 from node.joining import Joining, JoinPorts, JoinSettings
-from node.sync import Sync, answer
+from node.sync import Sync
 from node.wire import REQUEST_HASHES, REQUEST_KEYBLOCKS, REQUEST_SUMMARY
 from tests.consensus.chains import ChainMaker
 from tests.node.joining_kit import GENESIS, history, idle, made
