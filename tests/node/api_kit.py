@@ -271,14 +271,16 @@ def client_of(node: LoneNode, directory: Path, **values: object) -> httpx.AsyncC
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=LOCAL_URL)
 
 
-def assert_problem(response: httpx.Response, status: int, reason: str) -> None:
+def assert_problem(response: httpx.Response, status: int, reason: str = "", *, says: str = "") -> None:
+    """Check that an answer is a problem with all its parts, for the reason given if one is, and says something."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     document = response.json()
     assert document["status"] == status
-    assert document["reason"] == reason
+    assert reason in ("", document["reason"])
     assert document["detail"]
     assert document["remedy"]
+    assert says in response.text
 
 
 @contextmanager

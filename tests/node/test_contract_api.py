@@ -26,7 +26,7 @@ from node.client import NodeClient
 from node.contract_actions import fund, machine_named, open_contract
 from node.contract_proving import commitment_of
 from node.offchain.statuses import SendOutcome
-from tests.node.api_kit import config_for, serving
+from tests.node.api_kit import assert_problem, config_for, serving
 from tests.node.contract_cli import client, node, until
 from tests.node.contract_kit import ALICE, BOB, OPERATOR, ContractNode
 
@@ -58,16 +58,6 @@ def http(client: NodeClient) -> Iterator[httpx.Client]:
 def payment(node: ContractNode, contract: bytes, first: int, *amounts: int) -> bytes:
     payments = [Pay(BOB.address, amount, REFERENCE) for amount in amounts]
     return sign_request(node.chain_id, ALICE.signing, contract, first, payments)
-
-
-def assert_problem(response: httpx.Response, status: int, *texts: str) -> None:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    document = response.json()
-    assert document["detail"]
-    assert document["remedy"]
-    for text in texts:
-        assert text in response.text
 
 
 # ------------------------------------------------------------------ requests
@@ -126,7 +116,7 @@ def test_a_busy_operator_is_answered_with_503_and_when_to_come_back(
     busy = SendOutcome(accepted=False, reason="busy", detail="8 batches wait for the chain", retry_ms=1_200)
     node.contracts.lie = lambda _outcome: busy
     response = http.post(path, json={"requests": ["00", "01"]})
-    assert_problem(response, 503, "busy", "8 batches wait")
+    assert_problem(response, 503, "busy", says="8 batches wait")
     assert response.headers["retry-after"] == "2"
     # Where some were taken, each has an outcome of its own.
     taken = iter([busy, SendOutcome(accepted=False, reason="invalid_request", detail="no")])
@@ -178,12 +168,12 @@ def test_only_the_operator_s_own_order_closes_a_contract(
 def test_what_is_not_there_is_404_and_what_is_no_identifier_400(http: httpx.Client, contract: bytes) -> None:
     known, stranger = contract.hex(), "77" * 32
     for path in ("", "/cost", "/batches", "/forced", f"/accounts/{'77' * 20}", f"/requests/{'77' * 20}/0"):
-        assert_problem(http.get(f"/v1/contracts/{stranger}{path}"), 404, "no contract")
+        assert_problem(http.get(f"/v1/contracts/{stranger}{path}"), 404, says="no contract")
         assert_problem(http.get(f"/v1/contracts/zz{path}"), 400, "bad_hex")
     for path in ("batches/999", "batches/999/data", "batches/999/requests/0/proof", "batches/999/state/6d"):
-        assert_problem(http.get(f"/v1/contracts/{known}/{path}"), 404, "does not count")
+        assert_problem(http.get(f"/v1/contracts/{known}/{path}"), 404, says="does not count")
     assert_problem(http.get(f"/v1/contracts/{known}/batches/0/requests/4095/proof"), 404)
-    assert_problem(http.get(f"/v1/contracts/{known}/requests/{'77' * 20}/0"), 404, "spchain contract force")
+    assert_problem(http.get(f"/v1/contracts/{known}/requests/{'77' * 20}/0"), 404, says="spchain contract force")
     for path in (f"accounts/{'77' * 21}", "requests/zz/0", f"batches/0/state/{'6d' * 65}", "batches/0/state/6"):
         assert_problem(http.get(f"/v1/contracts/{known}/{path}"), 400)
     for path in ("batches/-1", f"batches/{2**63}", "batches/x", "batches?limit=0", f"batches?limit={MAX_BATCHES + 1}"):
@@ -230,7 +220,7 @@ def test_data_and_proofs_hold_against_the_commitment(
         assert verify_state_proof(commitment.new_root, key, value, entry.proof)
     assert b"m" + balance_key(BOB.address) == b"mb" + BOB.address
     node.contracts.data.remove([commitment.data_digest])
-    assert_problem(http.get(f"/v1/contracts/{contract.hex()}/batches/1/data"), 404, "not here")
+    assert_problem(http.get(f"/v1/contracts/{contract.hex()}/batches/1/data"), 404, says="not here")
     assert_problem(http.get(f"/v1/contracts/{contract.hex()}/batches/1/requests/0/proof"), 404)
 
 

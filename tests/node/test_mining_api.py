@@ -30,7 +30,7 @@ from node.http_client import ApiError
 from node.keystore import Cost, write_key
 from node.miner import miner_arguments
 from node.mining import NoChainYet, SeedReveal
-from tests.node.api_kit import LOCAL_URL, config_for, serving
+from tests.node.api_kit import LOCAL_URL, assert_problem, config_for, serving
 from tests.node.mining_kit import EASY, IMPOSSIBLE, MINER, RIVAL, LoneDesk, mining_genesis, node_with, solve
 
 KEY = MINER.public.public_key.hex()
@@ -55,13 +55,6 @@ async def ask(client: httpx.AsyncClient, **query: str | int) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     document: dict[str, Any] = answer.json()
     return document
-
-
-def assert_problem(response: httpx.Response, status: int, reason: str) -> None:
-    document = response.json()
-    assert (response.status_code, document["reason"]) == (status, reason), document
-    assert document["detail"]
-    assert document["remedy"]
 
 
 def pin_own(desk: LoneDesk) -> SignedKeyblock:

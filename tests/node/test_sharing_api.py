@@ -15,7 +15,7 @@ from ledger.transactions import sign_transaction
 from node.api import models
 from records.grants import MAX_SEALED_FRAGMENT_BYTES, GrantChoice, prepare_grant
 from records.requests import MAX_REQUEST_BYTES
-from tests.node.api_kit import config_for, serving
+from tests.node.api_kit import assert_problem, config_for, serving
 from tests.node.care_cli import MARIA, node
 from tests.node.care_kit import INSTITUTIONS, CareNode
 
@@ -30,16 +30,6 @@ ROUTES = (("/v1/fragments", MSGPACK), ("/v1/reencryptions", BINARY), ("/v1/acces
 def http(node: CareNode, tmp_path: Path) -> Iterator[httpx.Client]:
     with serving(node, config_for(tmp_path / "data")) as url, httpx.Client(base_url=url) as http:
         yield http
-
-
-def assert_problem(response: httpx.Response, status: int, *texts: str) -> None:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    document = response.json()
-    assert document["detail"]
-    assert document["remedy"]
-    for text in texts:
-        assert text in response.text
 
 
 @pytest.mark.parametrize(("route", "headers"), ROUTES)
