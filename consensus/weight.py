@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Chain weight: which of two chains stands on more work and more agreement, and which one a node follows.
+"""Chain weight: which of two chains stands on more work and more agreement, and which one a joining node follows.
 
     weight = Σ over epochs e of  W_e + W_e · min(d, w · Σ over the committed microblocks b of e of share_b)
 
@@ -26,12 +26,13 @@ Let the honest chain have done work W since a fork in epoch e:
   next keyblock of equal work, however many certificates it has made.
 - Both, with work βW: it weighs at most (1 + d) βW + d·W_e, and loses in the long run while β < (1 + φd) / (1 + d), which is about φ.
 
-A node that was there is not in doubt: it never leaves what is final for it. Weight is for those who were not.
+A node that was there is not in doubt: it never leaves what is final for it, and compares nothing. Weight is for those who were not.
+A node that was stopped while it joined takes only chains that hold what is final for it (`node.contest`).
 
 Requirements:
 R1 (bounds) work ≤ weight ≤ (1 + d) · work + d · W_0; each keyblock and each certificate only adds.
 R2 (attacks) under the condition on w, neither of the two chains above outweighs the honest one.
-R3 (finality) a chain without one's own final keyblocks never wins, whatever it weighs.
+R3 (finality) a chain without the keyblock that is final for whoever chooses never wins, whatever it weighs.
 R4 (order) preference is a strict total order on chains of different tips, so a choice does not depend on the order of offers.
 R5 (cost) a keyblock or microblock changes the weight in O(1); the sum is kept in constant size.
 
@@ -68,7 +69,7 @@ class ChainWeight(Wire, frozen=True):
 
 
 class FinalPoint(msgspec.Struct, frozen=True):
-    """A keyblock that is pinned for good: by a node's own commits, or by its operator's word."""
+    """A keyblock that is pinned for good, by its operator's word; the genesis without any."""
 
     epoch: int
     """Epoch that it began; the genesis began epoch 0."""
@@ -141,14 +142,9 @@ def least_microblock_nano(certified_cap: int, epoch_microblocks: int) -> int:
 # ---------------------------------------------------------------- the fork rule
 
 
-def prefers(ours: VerifiedChain, theirs: VerifiedChain, final: Collection[FinalPoint]) -> bool:
-    """Tell whether a node leaves its chain for another one.
-
-    `final` are the node's own pinned keyblocks. A chain that lacks one is out, also when it only ends earlier. As keyblocks are
-    linked by hashes, the newest one is enough.
-    """
-    assert all(_contains(ours, point) for point in final), "our own chain holds what is final for us"
-    return all(_contains(theirs, point) for point in final) and _outranks(theirs, ours)
+def contains(chain: VerifiedChain, point: FinalPoint) -> bool:
+    """Tell whether a chain holds a keyblock, and so all before it, to which that is linked; one that ends earlier does not."""
+    return chain.keyblocks.get(point.epoch) == point.keyblock_hash
 
 
 def choose(advertised: Collection[VerifiedChain], checkpoint: FinalPoint) -> VerifiedChain:
@@ -158,7 +154,7 @@ def choose(advertised: Collection[VerifiedChain], checkpoint: FinalPoint) -> Ver
     """
     best: VerifiedChain | None = None
     for chain in advertised:
-        if _contains(chain, checkpoint) and (best is None or _outranks(chain, best)):
+        if contains(chain, checkpoint) and (best is None or _outranks(chain, best)):
             best = chain
     if best is None:
         raise InvalidInput(
@@ -172,7 +168,3 @@ def _outranks(one: VerifiedChain, other: VerifiedChain) -> bool:
     if one.weight != other.weight:
         return one.weight > other.weight
     return one.tip < other.tip
-
-
-def _contains(chain: VerifiedChain, point: FinalPoint) -> bool:
-    return chain.keyblocks.get(point.epoch) == point.keyblock_hash

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 import trio
 
-from consensus.weight import FinalPoint, VerifiedChain, choose
+from consensus.weight import choose, contains
 from ledger.store import Head
 from node.chain_peers import ChainPeers
 from node.chains import ChainGroup, PeerChain, claimed_weight, group_chains, ranked
@@ -125,7 +125,7 @@ class Contest:
                 others.append(other)
             await self._give_verdict(replay, group, peers)
             is_shown = not replay.fault and any(map(replay.shows, group.peers.values()))
-            if not is_shown or not replay.continues_own or not _holds(replay.chain(), arena.rules.checkpoint):
+            if not is_shown or not replay.continues_own or not contains(replay.chain(), arena.rules.checkpoint):
                 return others
             stack.pop_all()
         self._compare(replay)
@@ -162,10 +162,6 @@ class Contest:
             if loser is replay:
                 return
         self._best = replay
-
-
-def _holds(chain: VerifiedChain, checkpoint: FinalPoint) -> bool:
-    return chain.keyblocks.get(checkpoint.epoch) == checkpoint.keyblock_hash
 
 
 def _has(view: PeerChain, head: Head) -> bool:

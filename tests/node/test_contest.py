@@ -376,6 +376,20 @@ async def test_chains_without_the_checkpoint_are_out_before_any_trial(
     assert world.network.penalties == []
 
 
+async def test_a_heavier_chain_without_what_is_final_here_never_wins(tmp_path: Path, autojump_clock: object) -> None:
+    """A node that was stopped half way takes neither another branch nor a chain that ends before its own."""
+    world, own = World(tmp_path), made(*history(0, 1)).store.head()
+    assert HONEST.store.block_hash(own.height) == own.block_hash
+    world.rules = msgspec.structs.replace(world.rules, own=own)
+    world.peer("power", POWER)
+    world.peer("short", made(*history(0)))
+    assert weight(POWER) > weight(HONEST)
+    assert await world.winning_tip() == b""
+    world.peer("honest", HONEST)
+    assert await world.winning_tip() == tip(HONEST)
+    assert world.network.penalties == []
+
+
 async def test_a_chain_that_shows_others_keyblocks_fails_at_the_checkpoint(
     tmp_path: Path, autojump_clock: object
 ) -> None:
