@@ -9,7 +9,7 @@ import pytest
 
 from contracts.batch_data import BatchItem, commit, open_data
 from contracts.machines.access_log import AccessLogParameters
-from contracts.machines.micro_fees import MicroFeesParameters, balance_key, payable_keys
+from contracts.machines.micro_fees import MicroFeesParameters, Pay, balance_key, payable_keys
 from contracts.operator import Batch, Operator, OperatorLimits, Start
 from contracts.requests import sign_request
 from contracts.shipped import MACHINES
@@ -41,6 +41,7 @@ NEGLECT = RULES.neglect_ms // BLOCK_MS
 GENESIS = testing.genesis(parameters=msgspec.structs.replace(testing.PARAMETERS, contracts=RULES))
 CHAIN = chain_id(GENESIS)
 PENALTY = GENESIS.parameters.false_evidence_microcredit
+WINDOW = RULES.window_microblocks
 DRIFT_MS = GENESIS.parameters.timestamp_drift_ms
 FEE, BALANCE = testing.FEE_MICROCREDIT, testing.BALANCE_MICROCREDIT
 OPERATOR, ALICE, BOB, CAROL, STRANGER = (testing.key(number) for number in (4, 5, 6, 7, 8))
@@ -50,6 +51,7 @@ IDENTIFIER = contract_id_of(OPERATOR.public_key, 0)
 OPEN = OpenContract(0, "micro_fees", 1, encode(MicroFeesParameters(1_000)), BOND)
 OPEN_LOG = msgspec.structs.replace(OPEN, machine="access_log", parameters=encode(AccessLogParameters(())))
 DIGEST = tagged_hash(Tag.BLOB, b"what it is for")
+PAY = Pay(BOB.address, 300, DIGEST)
 KEYS = payable_keys(ALICE.address)
 
 Items = list[BatchItem]
@@ -223,6 +225,14 @@ def fund(world: World, desk: Desk, user: PrivateKey, amount: int) -> None:
 
 def force(world: World, raw: bytes) -> None:
     assert world.act(STRANGER, ForceOperation(IDENTIFIER, raw)) is None
+
+
+def paid() -> tuple[World, Desk, Batch]:
+    """Alice has paid in 1 000, and Bob 300 of it; the first batch waits to be final."""
+    world, desk = opened()
+    fund(world, desk, ALICE, 1_000)
+    desk.accept(desk.sign(ALICE, PAY))
+    return world, desk, desk.commit()
 
 
 def rebuilt(batch: Batch, change: Callable[[Items], Items], forced: Sequence[int] | None = None) -> Batch:
