@@ -2,7 +2,8 @@
 """Who becomes a peer and when it stops being one.
 
 Every connection is greeted within a time or ends. A peer begins with its first greeted connection and ends with its last,
-or when its process was restarted: then what is left of the old one is dropped.
+or when its process was restarted: then what is left of the old one is dropped. One that dials again, because it has lost its
+connection, has a new one in its place.
 """
 
 import itertools
@@ -30,8 +31,6 @@ from p2p.scores import Scores
 
 REFUSAL_S = 1.0
 """How long a refused peer may take to read why before it is disconnected."""
-MAX_CONNECTIONS_PER_PEER = 2
-"""Two peers that dial each other at one moment hold two connections until one ends."""
 _POINTS_STATEMENT = 40
 """Points for a greeting that is malformed or whose statement is not accepted."""
 
@@ -198,9 +197,7 @@ class Admission:
         addresses = self._addresses_of(connection, peer_id, theirs)
         known = self._peers.get(peer_id)
         if known is not None and known.instance == theirs.instance:
-            others = sum(1 for other in self._host.swarm.get_connections(known.key) if other in self._greeted)
-            if others >= MAX_CONNECTIONS_PER_PEER:
-                return f"connected {others} times already"
+            self._close_dialled_before(connection)
             self._greeted.add(connection)
             return None
         outbound = connection.direction == Direction.OUTBOUND
@@ -230,6 +227,13 @@ class Admission:
         self._on_admitted(peer)
         self._tell(peer_id, connected=True)
         return None
+
+    def _close_dialled_before(self, connection: SwarmConn) -> None:
+        """Close what a peer dialled before this connection; so it holds one, and one more when we dialled it at the same moment."""
+        # Who dials has no connection: what it dialled before is dead, even if TCP does not know yet.
+        for other in self._host.swarm.get_connections(connection.muxed_conn.peer_id):
+            if other in self._greeted and other.direction == connection.direction == Direction.INBOUND:
+                self._nursery.start_soon(self._host.swarm.close_connection, other)
 
     def _is_full(self, *, outbound: bool) -> bool:
         if len(self._peers) >= self._config.max_peers:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import trio
+from libp2p.abc import INetStream
 from libp2p.peer.id import ID
 
 from ledger.errors import InvalidInput
 from p2p.addresses import Standing, parse_address
-from p2p.framing import encode_frame
+from p2p.framing import FrameReader, encode_frame
 from p2p.muxer import WRITE_DEADLINE_S
 from p2p.network import NetworkConfig, open_network
 from tests.p2p.kit import Node, Recorder, World, make_config, muxer_of, stop_reading
@@ -123,6 +124,28 @@ async def test_who_comes_back_before_its_end_was_noticed_is_still_heard(world: W
     assert two.net.send(one.net.peer_id, 1, b"back")
     await world.until(lambda: one.recorder.direct[10:] == [(two.net.peer_id, 1, b"back")])
     await muxer_of(connection).abort()  # nobody else knows of it any more
+
+
+async def test_who_dials_again_is_spoken_to_on_its_new_connection(world: World) -> None:
+    """It would not dial if it still had the one before; what is written to that one may be lost until a ping has found out."""
+    one = await world.node("one")
+    peer = await world.attacker()
+    heard: list[tuple[object, bytes]] = []
+
+    async def listen(stream: INetStream) -> None:
+        reader = FrameReader(stream, 100)
+        while True:
+            heard.append((stream.muxed_conn, (await reader.next()).payload))
+
+    peer.serve("/spchain/direct/1", listen)
+    old = await peer.connect_and_greet(one)
+    assert one.net.send(peer.peer_id, 1, b"before")
+    await world.until(lambda: heard == [(old.muxed_conn, b"before")])
+    new = await peer.connect_and_greet(one)
+    await world.until(lambda: old.is_closed)
+    assert one.net.send(peer.peer_id, 1, b"after")
+    await world.until(lambda: heard[1:] == [(new.muxed_conn, b"after")])
+    assert one.recorder.peers == [(peer.peer_id, True)]
 
 
 async def test_stopping_closes_every_socket_and_leaves_no_task(world: World) -> None:
