@@ -51,6 +51,14 @@ class NodeUnreachable(SpchainError):
         self.url = url
 
 
+class NoUrl(NodeUnreachable):
+    """What was given is no address of an API: asking again would not help."""
+
+    def __init__(self, url: str) -> None:
+        SpchainError.__init__(self, f"{url!r} is no URL of a node's API; give one such as {DEFAULT_URL}")
+        self.url = url
+
+
 class NodeTimeout(NodeUnreachable):
     """The node took the request and did not answer in time; a write may have taken effect."""
 
@@ -65,19 +73,19 @@ class HttpClient:
     """A connection to one node; use it as a context manager, or `close` it."""
 
     def __init__(self, url: str = DEFAULT_URL, *, token: str | None = None, timeout_s: float = 30.0) -> None:
+        """Prepare; nothing is sent yet. Raises `NoUrl`."""
+        if not _is_http(url):
+            raise NoUrl(url)
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        try:
-            self.http = httpx.Client(
-                base_url=self.url,
-                headers=headers,
-                timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
-                # Nodes are reached directly: records must not pass a proxy that the environment happens to name.
-                trust_env=False,
-            )
-        except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-            raise NodeUnreachable(self.url, f"no URL: {error}") from error
+        self.http = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            # Nodes are reached directly: records must not pass a proxy that the environment happens to name.
+            trust_env=False,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +155,16 @@ class HttpClient:
         except ValidationError as error:
             detail = f"the answer of {self.url} is no {kind.__name__}: {error.errors(include_input=False)[0]['msg']}"
             raise ApiError(0, "bad_answer", detail, "is this a node of a matching version?") from error
+
+
+def _is_http(url: str) -> bool:
+    """Tell whether a text is the URL of some server; a host with what no name has in it is none."""
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, UnicodeError, ValueError):
+        return False
+    is_named = bool(parsed.host) and (":" in parsed.host or "%" not in parsed.host)
+    return parsed.scheme in ("http", "https") and is_named
 
 
 def bounded(response: httpx.Response) -> bytes:

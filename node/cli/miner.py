@@ -15,6 +15,7 @@ import typer
 
 from ledger.errors import InvalidInput
 from node.cli.access import connect, open_key
+from node.cli.explained import counted
 from node.cli.shell import JsonOption, NodeOption, PassphraseOption, emit, facts, note
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def run(
         "keyblocks_found": done.found,
         "keyblocks_pinned": done.pinned,
     }
-    text = f"{done.hashes} hashes in {_duration(passed_s)}, {done.found} keyblocks found, {done.pinned} of them pinned"
+    found = counted(done.found, "keyblock")
+    text = f"{done.hashes} hashes in {_duration(passed_s)}, {found} found, {done.pinned} of them pinned"
     emit(answer, lambda: typer.echo(text))
 
 
@@ -137,7 +139,9 @@ def status(
     key: Annotated[str | None, typer.Option(help="Key file of the miner, in place of --miner.", metavar="FILE")] = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Hashes per second to reckon with; else this machine's, measured, at --duty.", min=0.001),
+        typer.Option(
+            help="Hashes per second to reckon with; else this machine's, measured, at --duty.", min=1.0, max=1e18
+        ),
     ] = None,
     duty: _DutyOption = 25,
     node: NodeOption = None,

@@ -85,9 +85,10 @@ def test_no_node_is_told_with_a_remedy() -> None:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://x", "http://", "http://[", "nonsense", "http://a b/"])
-def test_no_url_is_told_as_unreachable(url: str) -> None:
-    with pytest.raises(NodeUnreachable), NodeClient(url) as client:
-        client.status()
+def test_what_is_no_url_is_told_before_anything_is_asked(url: str) -> None:
+    """At once: what asks until a node answers would ask for ever."""
+    with pytest.raises(NodeUnreachable, match=r"such as http://127\.0\.0\.1:8080"):
+        NodeClient(url)
 
 
 def test_a_node_that_never_answers_times_out() -> None:

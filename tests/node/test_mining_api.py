@@ -404,7 +404,7 @@ def test_run_tells_what_it_does(url: str, desk: LoneDesk) -> None:
     assert f"mining for Miner ({MINER.address.hex()}) at {url}" in result.stderr
     assert f"found keyblock {found} in epoch 0" in result.stderr
     assert f"keyblock {found} is pinned" in result.stderr
-    assert "1 keyblocks found, 1 of them pinned" in result.stdout
+    assert "1 keyblock found, 1 of them pinned" in result.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -454,6 +454,9 @@ def test_status_tells_the_outlook(url: str, desk: LoneDesk, option: str) -> None
         (("status", "--miner", "05" + KEY[2:]), 3, "bad_key"),
         (("status", "--miner", KEY, "--node", "http://127.0.0.1:1"), 4, "no node answers"),
         (("status", "--key", "none.json"), 3, "No such file"),
+        (("status", "--key", "miner.json", "--rate", "inf"), 2, "--rate"),
+        (("status", "--key", "miner.json", "--rate", "0.1"), 2, "--rate"),
+        (("run", "--key", "miner.json", "--node", "nonsense"), 4, "such as http://127.0.0.1:8080"),
         (("run", "--key", "none.json"), 3, "No such file"),
         (("run", "--key", "miner.json", "--duty", "0"), 2, "--duty"),
         (("run", "--key", "miner.json", "--keyblocks", "0"), 2, "--keyblocks"),
