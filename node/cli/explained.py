@@ -64,7 +64,6 @@ def causes(found: "MinerReputation") -> list[tuple[str, str, str]]:
 
 def wrapped(title: str, text: str, width: int, margin: int) -> str:
     """Return a paragraph beside its title."""
-    # Formulas are not torn apart: their parts are joined by spaces that do not break.
     lines = textwrap.wrap(text, max(40, width - margin), break_long_words=False, break_on_hyphens=False)
     return "\n".join(f"{title if not index else '':<{margin}}{line}" for index, line in enumerate(lines))
 
@@ -77,21 +76,15 @@ def _mining(found: "MinerReputation") -> str:
     if not part.keyblocks:
         return f"{mined}: y1 = 0."
     newest = part.newest_chunks[-_SHOWN_CHUNKS:]
-    shares = ", ".join(f"{chunk.keyblocks} of {chunk.chain_keyblocks}" for chunk in newest)
-    if part.chunks == 1:
-        spread = f"The first chunk of {part.chunk_keyblocks} is not over" if _fills(found) else "There is one chunk"
-    elif part.chunks > len(newest):
-        spread = f"Chunks of {part.chunk_keyblocks}, {part.chunks} so far, the newest with {shares}"
-    else:
-        spread = f"In {part.chunks} chunks of {part.chunk_keyblocks}: {shares}"
+    older = "" if part.chunks == len(newest) else "…, "
+    own = older + ", ".join(str(chunk.keyblocks) for chunk in newest)
+    everybodys = older + ", ".join(str(chunk.chain_keyblocks) for chunk in newest)
     return (
-        f"{mined}: mean_k = {part.keyblocks} / {part.chain_keyblocks} = {amount(part.mean_nano)}. {spread}. It mined steadily to "
-        f"s_k = {amount(part.deviation_nano)} (0 is perfectly), so y1 = mean_k / (1 + s_k) = {amount(part.y1_nano)}."
+        f"{mined}: mean_k = {part.keyblocks} / {part.chain_keyblocks} = {amount(part.mean_nano)}. In t = "
+        f"{counted(part.chunks, 'chunk')} of c = {part.chunk_keyblocks} it found k_i = {own} of {everybodys}: irregular to "
+        f"s_k = √(Σ (k_i / c − mean_k)² / t) = {amount(part.deviation_nano)} (0 is regular), so "
+        f"y1 = mean_k / (1 + s_k) = {amount(part.y1_nano)}."
     )
-
-
-def _fills(found: "MinerReputation") -> bool:
-    return found.mining.chain_keyblocks % found.mining.chunk_keyblocks != 0
 
 
 def _leading(found: "MinerReputation") -> str:
@@ -100,9 +93,9 @@ def _leading(found: "MinerReputation") -> str:
         return "Led no whole term yet: y2 = 1."
     room = part.terms * part.term_microblocks
     return (
-        f"Led {counted(part.terms, 'term')}, {part.mean_nano / UNIT:.1%} full: {part.microblocks} of {room} microblocks, "
-        f"mean_m = {amount(part.mean_nano)}. Steady to s_m = {amount(part.deviation_nano)}, so "
-        f"y2 = mean_m / (1 + s_m) = {amount(part.y2_nano)}."
+        f"Led N = {counted(part.terms, 'term')} of up to m = {part.term_microblocks} microblocks, {part.mean_nano / UNIT:.1%} full: "
+        f"{part.microblocks} of {room}, mean_m = {amount(part.mean_nano)}. Irregular to s_m = "
+        f"√(Σ (m_j / m − mean_m)² / N) = {amount(part.deviation_nano)}, so y2 = mean_m / (1 + s_m) = {amount(part.y2_nano)}."
     ).replace("%", " %")
 
 
