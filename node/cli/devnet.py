@@ -41,7 +41,7 @@ def up(
         ),
     ] = None,
     wipe: Annotated[bool, typer.Option("--wipe", help="Delete what is there and begin anew.")] = False,
-    timeout: Annotated[float, typer.Option(help="How long to wait for all nodes, in seconds.")] = 90.0,
+    timeout: Annotated[float, typer.Option(help="How long to wait for all nodes, in seconds.", min=0.0)] = 90.0,
     json_output: JsonOption = False,
 ) -> None:
     """Start a network: each node a committee member with an accredited, funded account. What runs already stays.

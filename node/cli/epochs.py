@@ -51,7 +51,7 @@ def show(
     del json_output
     if not re.fullmatch(r"latest|[0-9]{1,19}", reference):
         raise InvalidInput(
-            f"epoch {reference!r} is neither a number nor 'latest'; spchain epoch list shows what there is"
+            f"epoch {reference!r} is neither a number of at most 19 digits nor 'latest'; spchain epoch list shows what there is"
         )
     with connect(node) as client:
         found = client.epoch(reference)

@@ -11,6 +11,7 @@ import typer
 
 from ledger.errors import InvalidInput
 from node.cli.access import address_in, passphrase, public_key_in
+from node.cli.explained import amount
 from node.cli.shell import JsonOption, PassphraseOption, emit, facts, moment, note, warn
 
 if TYPE_CHECKING:
@@ -253,10 +254,10 @@ def _flat(values: Mapping[str, object], group: str = "") -> dict[str, object]:
 
 
 def _allocation(text: str) -> tuple[bytes, int]:
-    account, _, amount = text.partition("=")
-    if not re.fullmatch(r"[0-9]{1,19}", amount):
+    account, _, digits = text.partition("=")
+    if not re.fullmatch(r"[0-9]{1,19}", digits):
         raise InvalidInput(f"--allocate {text!r} names no amount; write it as ADDRESS=MICROCREDITS")
-    return address_in(account, "account"), int(amount)
+    return address_in(account, "account"), int(digits)
 
 
 def _show(genesis: "Genesis") -> None:
@@ -284,6 +285,6 @@ def _show(genesis: "Genesis") -> None:
             }
         )
         for number, member in enumerate(genesis.committee, 1):
-            facts({f"member {number}": member.public_key.hex()})
+            facts({f"member {number}": f"{member.public_key.hex()}, Ext {amount(member.external_nano)}"})
 
     emit({"chain_id": chain_id(genesis).hex(), **readable(genesis)}, human)

@@ -130,8 +130,8 @@ def _key_of(client: "NodeClient", miner: str | None, key: str | None) -> bytes:
         raise InvalidInput(f"{len(found)} miners answer to {miner!r}; give more digits of the address or public key")
     if not found:
         raise NotFound(
-            f"none of the {len(ranked)} best miners answers to {miner!r}; spchain reputation lists them. Of others give the whole "
-            "public key, 66 hexadecimal digits; spchain key show prints it"
+            f"none of the {len(ranked)} best miners answers to {miner!r}; spchain reputation lists them. Give at least "
+            f"{_MIN_PREFIX_DIGITS} digits; of others the whole public key, 66 hexadecimal digits, which spchain key show prints"
         )
     return found.pop()
 

@@ -243,6 +243,7 @@ def test_a_huge_bundle_is_refused_before_it_is_read(home: Path) -> None:
         (("tx", "submit", "a" * 301), 3, "neither hexadecimal nor a file"),
         (("devnet", "status", "--dir", "a" * 300), 3, "too long; check the path"),
         (("devnet", "up", "--dir", "hospital.json"), 3, "empty directory"),
+        (("devnet", "up", "--timeout", "-1"), 2, "--timeout"),
         (("key", "new", "hospital.json/other.json"), 3, "hospital.json is no directory"),
         (("key", "new", "long.json", "--name", "x" * 65), 3, "at most 64"),
         (("patient", "new", "long.json", "--key", "hospital.json", "--name", "bell\a"), 3, "cannot be shown"),
@@ -495,6 +496,8 @@ def test_a_genesis_is_shown_without_brackets(home: Path) -> None:
     assert offline(*making).exit_code == 0
     shown = offline("genesis", "show").stdout
     assert re.search(r"^work interval ms +15000$", shown, re.MULTILINE)
+    # What its votes weigh from the first second on.
+    assert re.search(r"^member 1 +[0-9a-f]{66}, Ext 0\.250000$", shown, re.MULTILINE)
     assert "{" not in shown
 
 

@@ -75,6 +75,7 @@ def test_epochs_are_shown_and_listed(spchain: Verb, key: Path) -> None:
     assert "0, ended with microblock" in ran(spchain("epoch", "show", "0"))
     refused(spchain("epoch", "show", "999"), 5, "epoch 999 has not begun", f"the newest is {latest['number']}")
     refused(spchain("epoch", "soon"), 3, "'soon'", "spchain epoch list")
+    refused(spchain("epoch", "9" * 20), 3, "at most 19 digits")
     # As a node's `checkpoint` takes it.
     assert f"{latest['number']}:{latest['keyblock']}" in ran(spchain("status"))
 
@@ -100,6 +101,7 @@ def test_a_reputation_is_explained_and_drawn(spchain: Verb, key: Path) -> None:
     refused(spchain("reputation", "--key", key, "--epoch", "999"), 5, "epoch 999 has not begun")
     refused(spchain("reputation", "--key", key, "--miner", NOBODY), 3, "both --miner and --key")
     refused(spchain("reputation", "--miner", "nobody"), 5, "'nobody'", "spchain reputation")
+    refused(spchain("reputation", "--miner", miner["address"][:3]), 5, "at least 4 digits")
     refused(spchain("reputation", "--key", "absent.json"), 3, "absent.json")
 
 
