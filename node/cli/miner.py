@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,8 @@ app = typer.Typer(
 _END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RATE_LOOKS = 20
 """Looks at the progress that the shown rate is taken over: ten seconds."""
+_NO_EPOCH = 2**63 - 1
+"""Never reached: a reveal for it is refused as stale."""
 _MEASURE_S = 0.25
 """Computing time for a quick measure of this machine."""
 
@@ -65,9 +68,11 @@ def run(
     from node.miner import Miner
 
     identity = open_key(key, passphrase_file)
+    with connect(node) as asked:
+        _check_token(asked)
     with (
-        connect(node) as searching,
-        connect(searching.url) as watching,
+        connect(asked.url) as searching,
+        connect(asked.url) as watching,
         _signals_held(),
         _screen(quiet=json_output) as screen,
     ):
@@ -181,6 +186,21 @@ def status(
 
 
 # ------------------------------------------------------------------ running
+
+
+def _check_token(client: "NodeClient") -> None:
+    """Find out now whether the node wants a token that we lack: the first keyblock may take hours, and would be lost."""
+    from ledger.crypto.unique_signature import SIGNATURE_BYTES
+    from node.http_client import ApiError, NodeUnreachable
+
+    try:
+        client.reveal_seed(_NO_EPOCH, bytes(SIGNATURE_BYTES))
+    except NodeUnreachable:
+        return  # the miner asks again until it answers
+    except ApiError as error:
+        # Any other refusal says that we may hand in.
+        if error.status == HTTPStatus.UNAUTHORIZED:
+            raise
 
 
 @contextmanager

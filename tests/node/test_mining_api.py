@@ -28,7 +28,7 @@ from node.cli.main import app
 from node.client import NodeClient
 from node.http_client import ApiError
 from node.keystore import Cost, write_key
-from node.miner import miner_arguments
+from node.miner import Miner, miner_arguments
 from node.mining import NoChainYet, SeedReveal
 from tests.node.api_kit import LOCAL_URL, assert_problem, config_for, serving
 from tests.node.mining_kit import EASY, IMPOSSIBLE, MINER, RIVAL, LoneDesk, mining_genesis, node_with, solve
@@ -433,6 +433,21 @@ def test_a_lasting_fault_ends_the_miner_with_its_reason(desk: LoneDesk, home: Pa
         result = spchain("run", "--key", "miner.json", "--node", url)
     assert result.exit_code == 3
     assert "SPCHAIN_API_TOKEN_FILE" in result.stderr
+
+
+def test_a_missing_token_is_told_before_the_search_and_not_when_a_keyblock_is_found(
+    desk: LoneDesk, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mined: list[Miner] = []
+    monkeypatch.setattr(Miner, "run", lambda miner, *_: mined.append(miner))
+    (home / "token").write_text("0123456789abcdef")
+    with serving(node_with(desk), config_for(home, api_token_file="token")) as url:
+        result = spchain("run", "--key", "miner.json", "--node", url)
+        assert (result.exit_code, mined) == (3, [])
+        assert "SPCHAIN_API_TOKEN_FILE" in result.stderr
+        monkeypatch.setenv("SPCHAIN_API_TOKEN_FILE", str(home / "token"))
+        assert spchain("run", "--key", "miner.json", "--node", url).exit_code == 0
+    assert len(mined) == 1
 
 
 @pytest.mark.parametrize("option", ["--miner", "--key"])
