@@ -17,7 +17,7 @@ import typer
 from ledger.errors import InvalidInput
 from node.cli.access import connect, open_key
 from node.cli.explained import counted
-from node.cli.shell import JsonOption, NodeOption, PassphraseOption, emit, facts, note
+from node.cli.shell import JsonOption, NodeOption, PassphraseOption, emit, facts, note, warn
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -69,7 +69,7 @@ def run(
 
     identity = open_key(key, passphrase_file)
     with connect(node) as asked:
-        _check_token(asked)
+        _ask_before(asked, identity.public.public_key)
     with (
         connect(asked.url) as searching,
         connect(asked.url) as watching,
@@ -164,6 +164,7 @@ def status(
     public_key = _miner_key(miner, key)
     with connect(node) as client:
         work = client.mining_work(public_key)
+        _warn_of_punishment(work)
         used = measure_rate(_MEASURE_S) * duty / 100 if rate is None else rate
         outlook = _outlook(client, work, used)
     answer = {"miner": public_key.hex(), **work.model_dump(mode="json"), **outlook}
@@ -188,8 +189,11 @@ def status(
 # ------------------------------------------------------------------ running
 
 
-def _check_token(client: "NodeClient") -> None:
-    """Find out now whether the node wants a token that we lack: the first keyblock may take hours, and would be lost."""
+def _ask_before(client: "NodeClient", public_key: bytes) -> None:
+    """Find out what would make the search idle: a token that we lack, since a keyblock that was found without it would be lost.
+
+    The first keyblock may take hours. That a key earns no reputation is only told.
+    """
     from ledger.crypto.unique_signature import SIGNATURE_BYTES
     from node.http_client import ApiError, NodeUnreachable
 
@@ -201,6 +205,16 @@ def _check_token(client: "NodeClient") -> None:
         # Any other refusal says that we may hand in.
         if error.status == HTTPStatus.UNAUTHORIZED:
             raise
+    try:
+        _warn_of_punishment(client.mining_work(public_key))
+    except (ApiError, NodeUnreachable):
+        return  # the miner tells
+
+
+def _warn_of_punishment(work: "MiningWork") -> None:
+    # Whoever is honest has some reputation (`ledger.rules.check_parameters`).
+    if not work.reputation_nano:
+        warn("this key is punished for misbehaviour: it earns credits, but never reputation; mine with a new key")
 
 
 @contextmanager

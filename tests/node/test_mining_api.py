@@ -450,6 +450,17 @@ def test_a_missing_token_is_told_before_the_search_and_not_when_a_keyblock_is_fo
     assert len(mined) == 1
 
 
+def test_whose_reputation_is_gone_for_good_is_told_so_before_the_search(
+    url: str, desk: LoneDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = desk.work
+    monkeypatch.setattr(Miner, "run", lambda *_: None)
+    assert "misbehaviour" not in spchain("run", "--key", "miner.json").stderr
+    monkeypatch.setattr(desk, "work", lambda miner: msgspec.structs.replace(work(miner), reputation_nano=0))
+    assert "mine with a new key" in spchain("run", "--key", "miner.json").stderr
+    assert "mine with a new key" in spchain("status", "--key", "miner.json", "--rate", "32").stderr
+
+
 @pytest.mark.parametrize("option", ["--miner", "--key"])
 def test_status_tells_the_outlook(url: str, desk: LoneDesk, option: str) -> None:
     given = KEY if option == "--miner" else "miner.json"
