@@ -57,8 +57,9 @@ class CorePorts(NetworkHandlers):
         self.offchain.named(digests)
 
     def request_chain(self, after_height: int) -> None:
-        """Fetch microblocks."""
-        self.want_chain(after_height)
+        """Fetch microblocks; after which height, `node.sync` knows better when its turn comes."""
+        del after_height
+        self.want_chain()
 
     def report(self, evidence: Evidence) -> None:
         """Bring a proof of misbehaviour to the chain."""

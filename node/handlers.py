@@ -69,7 +69,7 @@ class NetworkHandlers:
             if self._attached.is_set():
                 self._joining.peer_came(height)
                 if height > self.store.head().height:
-                    self.want_chain(None)
+                    self.want_chain()
         else:
             self._peers.remove(peer_id)
 
@@ -122,10 +122,10 @@ class NetworkHandlers:
             return await self.blobs.keep(peer_id, payload)
         raise UnknownMethod(f"no request {method!r} is known")
 
-    def want_chain(self, after_height: int | None) -> None:
+    def want_chain(self) -> None:
         """Fetch microblocks, as soon as it is known from whom."""
         if self._joining.is_home():
-            self._sync.want_chain(after_height)
+            self._sync.want_chain()
         else:
             self._joining.behind()
 

@@ -182,7 +182,7 @@ class NodeService(CorePorts):
             driver=driver, network=network, pool=self._pool, peers=self._peers, outgoing=self._outgoing
         )
         self._begin_epoch(driver.core.epoch)
-        self.want_chain(None)
+        self.want_chain()
         self._attached.set()
 
     def _attach_offchain(self, files: OffchainFiles, settings: ServiceSettings) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fetching what is missing: certified microblocks when others are ahead, batches that gossip did not bring.
+"""Fetching what is missing: certified microblocks when others are ahead, batches that gossip did not bring. `node.answers` gives it.
 
 What a peer answers is trusted in nothing: microblocks go to the core, which checks their certificates; a batch is taken only
 when it was asked for; and its signatures count as checked only when a certificate that the core has checked covers it.
@@ -49,7 +49,11 @@ ALONE_S = 1.0
 _ROUNDS = 3
 """How often all peers are asked for a batch before waiting for the core to ask again."""
 _MAX_PAGES = MAX_UNCOMMITTED // MAX_CHAIN_BLOCKS + 1
-"""Answers in a row that may bring nothing new while an epoch is being closed: as many as what closes it can take."""
+"""Answers in a row that may bring nothing new: as many as a core can take before it has to commit."""
+SLOW_S = 2.0
+"""A peer is judged by its speed when its turn has lasted so long."""
+LEAST_BLOCKS_PER_S = 4
+"""Below this a peer's turn ends: however useful, it must not keep a node from quicker ones."""
 
 
 class Asker(Protocol):
@@ -115,13 +119,11 @@ class Sync:
         # Peers that were of no use lately; they are asked last. Bounded: only connected peers are kept.
         self._useless: Counter[str] = Counter()
         self._under_way: frozenset[bytes] = frozenset()
-        self._after_height: int | None = None
         self.catching_up = False
         """Whether microblocks are being fetched."""
 
-    def want_chain(self, after_height: int | None = None) -> None:
-        """Others are ahead; ask after a height, by default after the newest microblock here."""
-        self._after_height = after_height
+    def want_chain(self) -> None:
+        """Others are ahead."""
         self._chain_wanted.set()
 
     def want_batches(self, digests: Sequence[bytes]) -> None:
@@ -201,29 +203,48 @@ class Sync:
         self._announced_some.set()
 
     async def catch_up(self) -> None:
-        """Ask peers, the useful ones first, until none has more."""
-        peers = self._ordered_peers()
-        after_height, self._after_height = self._after_height, None
-        pages = 0
-        while peers:
-            before = self._reached()
-            asked = self._newest() if after_height is None else after_height
-            newest = await self._bring(peers[0], asked)
-            is_of_use = self._reached() != before
-            pages = 0 if is_of_use else pages + 1
-            # What closes an epoch may take several answers, and lie beside the newest microblock here: page by page.
-            after_height = newest if newest > asked and self._is_closing() else None
-            if not is_of_use and (after_height is None or pages >= _MAX_PAGES):
-                peers.pop(0)
-                after_height, pages = None, 0
+        """Ask peers, the useful ones first, until none has more; a slow one loses its turn, and all are asked anew."""
+        in_vain: list[str] = []
+        for peer in self._ordered_peers():
+            since_s, since_height = trio.current_time(), self._store.head().height
+            is_of_use = is_slow = False
+            while not is_slow and await self._draw_on(peer):
+                is_of_use = True
+                lasted_s, gained = trio.current_time() - since_s, self._store.head().height - since_height
+                is_slow = lasted_s > SLOW_S and gained < lasted_s * LEAST_BLOCKS_PER_S
+            if not is_of_use:
+                in_vain.append(peer)
+                continue
+            # Others had more than those before: whoever can answer may say nothing of use each time.
+            self._useless.update(in_vain)
+            in_vain.clear()
+            if is_slow:
+                self._useless[peer] += 1
+                self.want_chain()
+                break
+            del self._useless[peer]
         self.catching_up = False
+
+    async def _draw_on(self, peer: str) -> bool:
+        """Ask a peer, page by page, for what follows the committed head; tells whether anything was of use.
+
+        What follows our newest certified microblock would be less, but that one may be beside what the others went on with; and
+        theirs, or what closes an epoch there, may take several answers before it is the newest or final.
+        """
+        before = self._reached()
+        after_height, newest, pages = -1, before[0], 0
+        while self._reached() == before and newest > after_height and pages < _MAX_PAGES:
+            after_height, pages = newest, pages + 1
+            newest = await self._bring(peer, after_height)
+        return self._reached() != before
 
     async def _bring(self, peer: str, after_height: int) -> int:
         """Ask a peer once for what follows a height; returns how far its answer goes, -1 when it is of no use."""
         newest = -1
         blocks = await self._ask_chain(peer, after_height)
         if blocks:
-            self.catching_up = True
+            # What is certified here is given again: that alone is not being behind.
+            self.catching_up |= blocks[-1].signed.microblock.header.height > self._reached()[1]
             # First the certificates, then the batches: only what a quorum has checked is taken unchecked.
             refused = await self._take(blocks)
             if refused:
@@ -232,14 +253,6 @@ class Sync:
                 newest = blocks[-1].signed.microblock.header.height
         await self._fetch_certified(peer)
         return newest
-
-    def _is_closing(self) -> bool:
-        """Tell whether the certified microblocks here end the epoch, which is not final yet."""
-        return any(block.signed.microblock.keyblock is not None for block in self._certified_tail())
-
-    def _newest(self) -> int:
-        """Return the height to ask after: of the newest microblock that others must have, too, if they are ahead."""
-        return self._reached()[0] if self._is_closing() else max(self._reached())
 
     async def _take(self, blocks: tuple[CertifiedMicroblock, ...]) -> str:
         """Give microblocks to the core epoch by epoch: who certifies the next one is known when the one before is executed."""
@@ -269,12 +282,13 @@ class Sync:
 
     async def _fetch_certified(self, peer: str) -> None:
         """Bring the batches of the microblocks whose certificates the core has checked, whoever sent them."""
+        since_s = trio.current_time()
         while missing := self._pool.missing(_batches_of(self._certified_tail())):
             # The core asks for the same ones meanwhile.
             self._under_way = frozenset(missing[:MAX_DIGESTS])
             got = await self._ask_batches(peer, missing[:MAX_DIGESTS])
             self._under_way = frozenset()
-            if not got:
+            if not got or trio.current_time() > since_s + SLOW_S:
                 return
 
     async def _fetch_wanted(self) -> None:
