@@ -220,7 +220,8 @@ class Sync:
             in_vain.clear()
             if is_slow:
                 self._useless[peer] += 1
-                self.want_chain()
+                if self.catching_up:  # else what came meanwhile was not of this peer
+                    self.want_chain()
                 break
             del self._useless[peer]
         self.catching_up = False
@@ -243,10 +244,11 @@ class Sync:
         newest = -1
         blocks = await self._ask_chain(peer, after_height)
         if blocks:
-            # What is certified here is given again: that alone is not being behind.
-            self.catching_up |= blocks[-1].signed.microblock.header.height > self._reached()[1]
+            before = self._reached()
             # First the certificates, then the batches: only what a quorum has checked is taken unchecked.
             refused = await self._take(blocks)
+            # Anybody can answer with what is here already, or follows nothing here.
+            self.catching_up |= self._reached() != before
             if refused:
                 self._blame(peer, f"chain: {refused}")
             else:

@@ -362,17 +362,18 @@ async def test_who_was_of_no_use_while_others_were_is_asked_after_them(
     assert node.network.asked[0] == ("good", REQUEST_CHAIN)
 
 
-async def test_who_is_told_only_what_is_certified_here_is_not_catching_up(
-    tmp_path: Path, autojump_clock: object
+@pytest.mark.parametrize("others", ["known", "strange"])
+async def test_who_is_told_nothing_of_use_is_not_catching_up(
+    tmp_path: Path, autojump_clock: object, others: str
 ) -> None:
-    node = Node(tmp_path, COMMON, ["good", "silent"], preferred="good")
+    node = Node(tmp_path, COMMON, ["bad", "silent"], preferred="bad")
     await node.has(LEFT["older"])
     seen: list[bool] = []
 
     def ask(_payload: bytes) -> None:
         seen.append(node.sync.catching_up)
 
-    node.says("good", encode(ChainAnswer(LEFT["older"])))
+    node.says("bad", OTHERS[others])
     node.network.script("silent", REQUEST_CHAIN, ask)
     await node.sync.catch_up()
     assert seen == [False]
