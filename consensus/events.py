@@ -101,10 +101,14 @@ class RequestBatches(msgspec.Struct, frozen=True):
 
 
 class RequestChain(msgspec.Struct, frozen=True):
-    """Effect: others are ahead; fetch certified microblocks after a height."""
+    """Effect: others are ahead; fetch certified microblocks.
+
+    The height is a hint: in turn that of the newest certified microblock here, which may be beside what others went on with, and that
+    of the committed head. Who pages from the committed head, as nodes do, needs none; who follows it must drop neither kind.
+    """
 
     after_height: int
-    """Height of the newest microblock committed or certified here; what is before it need not come again."""
+    """Height of a microblock here; what is before it need not come again."""
 
 
 class Misbehaviour(msgspec.Struct, frozen=True):
