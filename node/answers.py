@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Answering who asks for the chain here: microblocks, batches, and what is said of them to those who choose a chain."""
+"""Answering who asks about the chain: microblocks with what certifies them, batches, how far the chain is, its hashes and keyblocks.
+
+Whoever asks chooses what is answered, never how much: each answer has a bound, and who lacks more asks again.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise

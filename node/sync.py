@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fetching what is missing: certified microblocks when others are ahead, batches that gossip did not bring. `node.answers` gives it.
+"""Fetching what is missing: certified microblocks when others are ahead, batches that gossip did not bring.
 
 What a peer answers is trusted in nothing: microblocks go to the core, which checks their certificates; a batch is taken only
 when it was asked for; and its signatures count as checked only when a certificate that the core has checked covers it.
