@@ -50,7 +50,8 @@ DESPAIR_MS = 6_000
 VANDALS_MS = 15_000
 """Vandals go on for so long after the faults: contracts end then."""
 REACH_MICROBLOCKS = 9
-"""A challenge that leaves in a whole network takes effect within so many microblocks: those under way, and as many full of other things."""
+"""A challenge that leaves in a whole network takes effect within so many microblocks, those under way and as many full of other things,
+behind those that whatever waits already fills: transactions are ordered as they come."""
 LOOK_MS = 400
 """Watchers look again after this, for data that had not come."""
 
@@ -137,7 +138,8 @@ class Bazaar:
         self._height = 0
         self._progressed = True
         self._is_over = not scenario.contracts
-        self._challenged: dict[tuple[bytes, int], int] = {}
+        self._challenged: dict[tuple[bytes, int], tuple[int, int]] = {}
+        """By batch, the height at which its first challenge left a whole network, and that by which it must have taken effect."""
         self._calm: set[tuple[bytes, int]] = set()
         if not scenario.contracts:
             return
@@ -341,16 +343,19 @@ class Bazaar:
 
     def _has_challenged(self, contract_id: bytes, number: int) -> None:
         if not self.world.faulty:
-            self._challenged.setdefault((contract_id, number), self._height)
+            waiting = {digest for replica in self.honest for digest, _ in replica.pool.pending()}
+            filled = len(waiting) // self.honest[0].executor.epoch.parameters.block_batches
+            due = self._height + filled + REACH_MICROBLOCKS
+            self._challenged.setdefault((contract_id, number), (self._height, due))
         self.world.trace.note(self.world.scheduler.now_ms, f"batch {number} is challenged", contract_id)
 
     def _check_final(self, height: int) -> None:
         """No wrong batch becomes final whose challenge has left in time, in a whole network."""
         for contract_id, number in self._reference.newly_forged:
-            left = self._challenged.get((contract_id, number))
+            left, due = self._challenged.get((contract_id, number), (None, height))
             told = f"wrong batch {number} is final at {height}"
             row = self._reference.contracts[contract_id].batches[number]
-            reaches = left is not None and height - left > REACH_MICROBLOCKS
+            reaches = left is not None and height > due
             may_be = self._scenario.late_watchers > 0 or not reaches
             require("I12", may_be, f"{told}, though challenged at {left}")
             is_shown = (contract_id, number) in self._calm and not row.replayed.is_only_within

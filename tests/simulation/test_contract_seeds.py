@@ -47,6 +47,11 @@ def test_neither_lies_nor_faults_violate_an_invariant(first: int) -> None:
         run(draw_scenario(seed, contracts=True))
 
 
+def test_a_challenge_waits_behind_what_waits_already() -> None:
+    # Microblocks of four batches, and so many waiting when the network heals that they fill the window.
+    run(draw_scenario(148, contracts=True))
+
+
 def test_seeds_draw_every_lie_and_replay_from_their_text() -> None:
     scenarios = [draw_scenario(seed, contracts=True) for seed in range(400)]
     for scenario in scenarios:
